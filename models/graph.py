@@ -140,9 +140,17 @@ class OpGraph:
     @property
     def device(self) -> IntArray:
         """[op]: the simulated device that it runs on."""
-        if "device" not in self._made:
-            self._made["device"] = np.array([op.device for op in self.ops], dtype=np.int64)
-        made: IntArray = self._made["device"]
+        return self._numbers("device")
+
+    @property
+    def heads(self) -> IntArray:
+        """[op]: the attention heads that it covers, 0 if it is not about heads."""
+        return self._numbers("heads")
+
+    def _numbers(self, name: str) -> IntArray:
+        if name not in self._made:
+            self._made[name] = np.array([getattr(op, name) for op in self.ops], dtype=np.int64)
+        made: IntArray = self._made[name]
         return made
 
     def _labels(self, name: str) -> npt.NDArray[np.str_]:

@@ -145,8 +145,7 @@ def groups_of(ops: OpGraph) -> npt.NDArray[np.intp]:
     """The group of each op [op], as an index of `GROUPS`."""
     some = (ops.table != 0).any(axis=(1, 2))
     product, weights = (some[ops.cost_index[name]] | some[ops.several_index[name]] for name in (FLOPS, WEIGHT))
-    per_head = np.array([op.heads > 0 for op in ops.ops], dtype=np.bool_)
-    attention = per_head & product & ~weights
+    attention = (ops.heads > 0) & product & ~weights
     return np.where(product & weights, 0, np.where(attention, 1, 2))
 
 

@@ -74,7 +74,7 @@ def operands_of(graph: TaskGraph) -> Operands:
 
 
 def _operands_of(graph: TaskGraph) -> Operands:
-    is_load = np.array([op.kind in ("kv_load", "state_load") for op in graph.ops.ops], dtype=np.bool_)[graph.op]
+    is_load = np.isin(graph.ops.kind, ("kv_load", "state_load"))[graph.op]
     is_load |= (graph.moves & HOST_BIT != 0) & (graph.moves & CLASS_BIT["weight"] != 0)
     loads = np.flatnonzero((graph.moves & OPERAND_BITS != 0) & (graph.computes | graph.prefetch | is_load))
     load, user = _uses(graph, loads)

@@ -15,8 +15,9 @@ import sim
 from sim.analysis.parts import COMPUTE, TRANSFER, WAIT_CHANNEL
 from sim.base.errors import InputError
 from sim.machine.presets import PRESETS, find
+from sim.mapping.steps import BatchGraph
 from sim.runs.plan import plan
-from sim.runs.run import known_names
+from sim.runs.run import changed, known_names
 from sim.runs.what_if import what_if
 from sim.scenario import from_dict
 from tests.executors import assert_same
@@ -205,6 +206,18 @@ def test_both_executors_agree(execution: str) -> None:
         "h100-sxm", workload={**workload, "step_overhead": "2 us"}, mapping={"execution": execution}, cost={"model": "kernel"}
     )
     assert_same(sim.run(made, executor="simpy").log, sim.run(made, executor="compiled").log)
+
+
+@pytest.mark.parametrize("overrides", [[], ["hardware.sram=256 MiB"]])
+def test_no_run_of_a_batch_makes_op_objects(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
+    """Their columns come from the template: of eight devices with eight members, objects took longer than the event loop."""
+
+    def refuse(graph: BatchGraph) -> None:
+        raise AssertionError(graph)
+
+    monkeypatch.setattr(BatchGraph, "_op_objects", refuse)
+    workload = {"sequences": [{"context": 100, "tokens": 4}, {"prompt": 90, "tokens": 3}], "batching": "continuous"}
+    sim.run(changed(scenario("h100-sxm", workload=workload, cost={"model": "kernel"}), overrides))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import random
 
-from sim.executors.compiled.clock import next_due, set_clock
-from sim.executors.compiled.state import CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, K_TIMER, NEVER, NONE, NOW, REGISTERS
+from sim.executors.compiled.build import ring_size
+from sim.executors.compiled.clock import first_arrival, next_due, set_clock
+from sim.executors.compiled.state import (
+    CHANNEL_TABLE,
+    CHANNEL_WORDS,
+    CLOCK,
+    CLOCK_LEAVES,
+    K_LEAF,
+    K_RING,
+    K_RING_HEAD,
+    K_RING_SIZE,
+    K_TIMER,
+    NEVER,
+    NONE,
+    NOW,
+    REGISTERS,
+    RING_ENTRY,
+)  # fmt: skip
 
 
 def memory(units: int) -> list[int]:
@@ -13,6 +29,8 @@ def memory(units: int) -> list[int]:
     leaves = 1 << (units - 1).bit_length()
     m = [0] * REGISTERS + [NEVER] * (2 * leaves) + [0] * (units * CHANNEL_WORDS)
     m[CLOCK], m[CLOCK_LEAVES], m[CHANNEL_TABLE] = REGISTERS, leaves, REGISTERS + 2 * leaves
+    for unit in range(units):
+        m[m[CHANNEL_TABLE] + unit * CHANNEL_WORDS + K_LEAF] = leaves + unit
     return m
 
 
@@ -29,6 +47,18 @@ def due(m: list[int]) -> list[int]:
         found.append((channel - m[CHANNEL_TABLE]) // CHANNEL_WORDS)
         channel = next_due(m, channel)
     return found
+
+
+def test_the_next_arrival_is_at_the_head_of_a_ring_however_often_it_went_round():
+    size = ring_size(3)
+    assert size == 4
+    m = memory(1) + [0] * RING_ENTRY * size
+    channel = m[CHANNEL_TABLE]
+    m[channel + K_RING], m[channel + K_RING_SIZE] = len(m) - RING_ENTRY * size, size
+    for head in range(9):
+        m[channel + K_RING_HEAD] = head
+        assert first_arrival(m, channel) == m[channel + K_RING] + RING_ENTRY * (head % 4)
+    assert [ring_size(cells) for cells in (1, 2, 4, 5)] == [1, 2, 4, 8]
 
 
 def test_the_clock_shows_the_earliest_event_and_all_of_one_instant():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import sim.scenario
 from sim.base.errors import InputError
 from sim.executors import reference
-from sim.executors.compiled.driver import in_order
+from sim.executors.compiled.driver import in_order, uninterrupted
 from sim.executors.compiled.state import I_CHANNEL, I_END, I_TASK, SERVICE_FIELDS
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
@@ -224,6 +224,22 @@ def test_service_intervals_that_end_together_are_in_order_of_channels():
     })  # fmt: skip
     rows = list(zip(*(getattr(log.services, name).tolist() for name in ("end", "channel", "start")), strict=True))
     assert rows == [(3, 0, 0), (4, 0, 3), (4, 1, 0), (5, 1, 4)]
+
+
+def test_service_intervals_have_their_rows_from_the_beginning():
+    """One at a time no transfer is interrupted: one to the other device is a row on each of two links, any other is one row."""
+    run = setup({
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "hardware": {
+            "engines": {"count": 1, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "1 TB/s"},
+            "devices": {"count": 2, "link": {"bandwidth": "100 GB/s"}},
+        },
+        "mapping": {"parallel": {"tensor": 2, "fold": False}},
+        "workload": {"sequences": [{"context": 8, "tokens": 3}]},
+    })  # fmt: skip
+    sent, moved = (run.graph.to >= 0).sum(), (run.graph.moves != 0).sum()
+    assert len(reference.simulate(run).services) == 3 * (moved + sent)
+    assert uninterrupted(run) == len(run.graph) + sent >= moved + sent > moved
 
 
 class Shuffled(Environment):

@@ -70,6 +70,15 @@ class TestShares:
         arbiter = Priority(classes=["soon", "late"], preemptive=True)
         assert [each.program[2] for each, _ in PathArbiter(arbiter, 0, 2).plan(pending).shares] == [1]
 
+    def test_who_has_all_of_its_links_gets_all_of_the_time(self):
+        """The first has A and B to itself; the others share C, of which 7 ps are 3 and 4."""
+        arbiter = PathArbiter(ProcessorSharing(), 0, 3)
+        plan = arbiter.plan([transfer(0, (A, B)), transfer(1, (C,)), transfer(2, (C,))])
+        assert arbiter.amounts(plan.shares, 7) == [7, 3, 4]
+        arbiter = PathArbiter(Fifo(), 0, 3)
+        plan = arbiter.plan([transfer(0, (A, B)), transfer(1, (B,)), transfer(2, (C,))])
+        assert arbiter.amounts(plan.shares, 7) == [7, 7]
+
     def test_remainders_go_to_the_last(self):
         assert sum(shares(ProcessorSharing(), [(A,)] * 17)) == 1
         plan = PathArbiter(ProcessorSharing(), 0, 1).plan([transfer(i, (A,)) for i in range(17)])

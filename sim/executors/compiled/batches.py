@@ -16,7 +16,7 @@ from sim.base.kernel import compile_kernel
 from sim.mapping.steps import Shape
 from sim.base.errors import InputError, SimulationError
 from sim.log.tables import EventLog, ServiceTable, MemberTable, StepTable, TaskTable
-from sim.executors.compiled.build import MemoryPlan, Words
+from sim.executors.compiled.build import MemoryPlan, Words, ring_size
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
@@ -139,7 +139,7 @@ class Batches(Run):
         Cells, durations and members of a loop come behind them, as its steps need them: `_reserve` moves what is too small to
         the end, and the lists that may hold every cell with it.
         """
-        plan = MemoryPlan(self.setup, self.disciplines, loops=len(self.loops), cells=1, recorded=True)
+        plan = MemoryPlan(self.setup, self.disciplines, loops=len(self.loops), cells=1)
         self.cells, self.cell_words = 1, plan.cell  # how many the lists have a place for, and words of one
         for loop in self.loops:
             loop.slot = plan.layout.take(SLOT_WORDS)
@@ -350,7 +350,7 @@ class Batches(Run):
             self._move(channel + K_ARRIVALS, self.cells, int(self.m[channel + K_ARRIVED]))
             self._move(channel + K_HEADS, self.cells, int(self.m[channel + K_NEW]))
             if unit.latency:
-                self._move_ring(channel, self.cells)
+                self._move_ring(channel, ring_size(self.cells))
 
     def _move_ready(self, words: int) -> None:
         """Move the heaps of ready tasks of all devices to larger ones, each of so many words."""

@@ -11,16 +11,17 @@ import numpy.typing as npt
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
-    ADMITTED, ADMIT_LIST, AGE, AGE_TIME, BESIDE, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE,
-    CELL, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLOCK, CLOCK_LEAVES, COMPLETE, DEVICES, DEVICE_ENGINES,
-    DEVICE_MARKS, DISPATCH_LIST, ENGINES, EXCLUSIVE, FETCH_TABLE, FETCH_WORDS, FIRST_PART, F_DEVICE, F_LOOP, IDLES, IDLE_WORDS,
-    IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_CONSERVES, K_DENOMINATOR, K_DERATED,
-    K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY,
-    K_LATER, K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE,
-    K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY,
-    LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, L_FETCHES, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
-    PLAN_LIST, QUEUE_TABLE, QUEUE_WORDS, Q_FIRST, Q_FREE, Q_LAST, Q_PASSED, RANKING, READY, READY_WORDS, RECORDED, REGISTERS,
-    REPLICA_DEVICES, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
+    ADMITTED, ADMIT_LIST, AGE, AGE_TIME, BESIDE, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE,
+    BY_SEQUENCE, CELL, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLOCK, CLOCK_LEAVES, COMPLETE, DEVICES,
+    DEVICE_ENGINES, DEVICE_MARKS, DISPATCH_LIST, ENGINES, EXCLUSIVE, FETCH_TABLE, FETCH_WORDS, FIRST_PART, F_DEVICE, F_LOOP,
+    IDLES, IDLE_WORDS, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_CONSERVES,
+    K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS,
+    K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_LEAF, K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE,
+    K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED,
+    K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, L_FETCHES, MEMORY_CHANNELS,
+    NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, PLAN_LIST, QUEUE_TABLE, QUEUE_WORDS, Q_FIRST, Q_FREE, Q_LAST, Q_PASSED, RANKING,
+    READY, READY_WORDS, REGISTERS, REPLICA_DEVICES, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, TURN_BY_TURN, TURN_LIST, WAKES,
+    W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup, Unit
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -76,13 +77,13 @@ class Layout:
 class MemoryPlan:
     """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
-    def __init__(self, setup: Setup, disciplines: Sequence[Discipline], *, loops: int, cells: int, recorded: bool) -> None:
+    def __init__(self, setup: Setup, disciplines: Sequence[Discipline], *, loops: int, cells: int) -> None:
         self.setup, self.loops = setup, loops
         self.layout = layout = Layout()
         self.ports = requesters(setup)
-        self.registers = registers(setup, recorded=recorded)
+        self.registers = registers(setup)
         layout.take(REGISTERS)
-        self.cell = self.registers[CELL] = FIRST_PART + PART * (setup.memory_channels_each + bool(setup.links))
+        self.cell = self.registers[CELL] = FIRST_PART + PART * setup.memory_channels_each
         addresses = {
             RUNNING: layout.heap(setup.engines), IDLES: self._idle_heaps(), WAKES: layout.heap(loops),
             TURN_LIST: layout.take(2 * loops),
@@ -104,7 +105,7 @@ class MemoryPlan:
         self.registers[READY_WORDS] = ready = 1 + ENTRY * cells
         self.registers[READY] = layout.take(self.setup.devices * ready)
         for channel in self.channels:
-            size = cells if channel[K_LATENCY] else 1
+            size = ring_size(cells) if channel[K_LATENCY] else 1
             channel |= {K_ARRIVALS: layout.take(cells), K_HEADS: layout.take(cells)}
             channel |= {K_RING: layout.take(RING_ENTRY * size), K_RING_SIZE: size}
 
@@ -114,7 +115,7 @@ class MemoryPlan:
         for register, value in self.registers.items():
             m[register] = value
         for number, channel in enumerate(self.channels):
-            for word, value in channel.items():
+            for word, value in (channel | {K_LEAF: self.registers[CLOCK_LEAVES] + number}).items():
                 m[self.registers[CHANNEL_TABLE] + number * CHANNEL_WORDS + word] = value
         for number, device in enumerate(self.setup.machine.devices):
             idle = self.registers[IDLES] + number * self.registers[IDLE_WORDS]
@@ -162,8 +163,8 @@ class MemoryPlan:
         """Its words at the beginning of a run, and addresses of its lists."""
         layout, kind, setup = self.layout, discipline.kind, self.setup
         ports = self.ports * len(unit.channels)  # where there are several links, those of each
-        memories = setup.memory_channels  # a task goes to channels of its device only, so parts of its cell are for these
-        place = number % setup.memory_channels_each if number < memories else setup.memory_channels_each
+        # A task goes to channels of the memory of its device, or to one link: parts of its cell are for these.
+        place = number % setup.memory_channels_each if number < setup.memory_channels else 0
         weights = (0,) * ports if kind in {"outstanding", "rule"} else discipline.weights
         table = layout.take(len(weights) * CLASS)
         for i, weight in enumerate(weights):
@@ -226,6 +227,11 @@ def _records(m: Words, at: int, count: int, words: int) -> Words:
     return m[at : at + count * words].reshape(count, words).T
 
 
+def ring_size(cells: int) -> int:
+    """Entries of a ring that so many cells fit: a power of two, so that a place in it takes no division."""
+    return 1 << (cells - 1).bit_length()
+
+
 def requesters(setup: Setup) -> int:
     """Ports of engines, and two DMA queues of each sequence and of each loop."""
     owners = len(setup.sequences)
@@ -234,7 +240,7 @@ def requesters(setup: Setup) -> int:
     return setup.engines + 2 * owners
 
 
-def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
+def registers(setup: Setup) -> dict[int, int]:
     """Registers at the beginning of a run, address -> value: constants, and initial values."""
     scheduler = setup.scheduler
     limit = setup.engines_each if scheduler.engines is None else min(scheduler.engines, setup.engines_each)
@@ -243,6 +249,6 @@ def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
         CHANNELS: len(setup.units), MEMORY_CHANNELS: setup.memory_channels_each, ROUTE: ROUTES[setup.route],
         SRAM: int(setup.sram is not None), REPLICA_DEVICES: setup.devices // setup.machine.replicas,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
-        KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded), DEVICES: setup.devices,
+        KNOWN: int(setup.dependency == "known"), DEVICES: setup.devices,
         DEVICE_ENGINES: setup.engines_each, BESIDE: len(setup.units) - setup.devices * len(setup.machine.tiers),
     }  # fmt: skip

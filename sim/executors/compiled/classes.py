@@ -13,7 +13,7 @@ from sim.executors.compiled.ports import at_rate, depart, kept, record, time_for
 from sim.executors.compiled.state import (
     BY_SEQUENCE, CLASS, FORM, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
     K_FIXED_RATES, K_HEADS, K_LAST, K_MOST, K_NEW, K_PART, K_PENDING, K_SEQUENCE_CLASS, K_SERVED, K_TIMER, K_URGENCY, K_WHOLE,
-    LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER, RECORDED, SLOT, S_FORM, TASK, W_CAPACITY, W_GOT, W_HEAP,
+    LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER, SLOT, S_FORM, TASK, W_CAPACITY, W_GOT, W_HEAP,
     W_MANY, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
@@ -148,8 +148,7 @@ def deliver_to_classes(m: Memory, f: Forms, service: Log, channel: int, since: i
     part = last + m[channel + K_PART]
     over = min(at_rate(elapsed, wanted, whole) - given, m[part + P_LEFT] - kept(m, channel))
     m[part + P_LEFT] -= over
-    if m[RECORDED]:
-        record_classes(m, f, service, channel, since, over)
+    record_classes(m, f, service, channel, since, over)
 
 
 @kernel

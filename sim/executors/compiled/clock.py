@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    ADMIT_LIST, CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, DEVICE_MARKS, DISPATCH_LIST, K_ARRIVED, K_FIRED, K_RING,
-    K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER, NEVER, NONE, NOW, PLAN_LIST, Q_MARKED, RING_ENTRY, TO_ADMIT, TO_DISPATCH,
-    TO_PLAN, Memory,
+    ADMIT_LIST, CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, DEVICE_MARKS, DISPATCH_LIST, K_ARRIVED, K_FIRED, K_LEAF,
+    K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER, NEVER, NONE, NOW, PLAN_LIST, Q_MARKED, RING_ENTRY, TO_ADMIT,
+    TO_DISPATCH, TO_PLAN, Memory,
 )  # fmt: skip
 
 
@@ -19,7 +19,7 @@ from sim.executors.compiled.state import (
 @kernel
 def first_arrival(m: Memory, channel: int) -> int:
     """The address of the next cell that arrives at a channel, and of its time."""
-    return m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_HEAD] % m[channel + K_RING_SIZE])
+    return m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_HEAD] & (m[channel + K_RING_SIZE] - 1))
 
 
 @small
@@ -29,8 +29,7 @@ def set_clock(m: Memory, channel: int) -> None:
     time = min(m[channel + K_TIMER], NEVER)  # which shares next to nothing may pass
     if m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL]:
         time = min(time, m[first_arrival(m, channel)])
-    clock = m[CLOCK]
-    node = m[CLOCK_LEAVES] + (channel - m[CHANNEL_TABLE]) // CHANNEL_WORDS
+    clock, node = m[CLOCK], m[channel + K_LEAF]
     if m[clock + node] == time:
         return
     m[clock + node] = time
@@ -51,7 +50,7 @@ def next_due(m: Memory, after: int) -> int:
     """
     clock, leaves, node = m[CLOCK], m[CLOCK_LEAVES], 1
     if after != NONE:
-        node = leaves + (after - m[CHANNEL_TABLE]) // CHANNEL_WORDS
+        node = m[after + K_LEAF]
         while node > 1 and (node % 2 == 1 or m[clock + node + 1] != m[NOW]):
             node >>= 1
         if node <= 1:

@@ -179,6 +179,16 @@ def widened(table: Words, used: int, wanted: int) -> Words:
     return grown
 
 
+def uninterrupted(setup: Setup) -> int:
+    """Service intervals of a step of one sequence if each task is a transfer that is served in one piece."""
+    crossed = np.full(len(setup.graph), setup.memory_channels_each)  # [task]: channels
+    network, sent = setup.machine.network, setup.graph.to >= 0
+    if network is not None and setup.machine.paths:
+        links = np.array([len(path) for path in setup.machine.paths])
+        crossed[sent] = links[setup.graph.device[sent].astype(np.int64) * network.count + setup.graph.to[sent]]
+    return int(crossed.sum())
+
+
 class Span(NamedTuple):
     """A span of steps of the only sequence of a run, simulated from time 0. log: that of all steps."""
 
@@ -234,7 +244,7 @@ class Sequences(Run):
         """
         loops, steps, first = len(self.count), self.total, self.begin
         slots = steps if self.known else loops
-        plan = MemoryPlan(self.setup, self.disciplines, loops=loops, cells=slots * self.form.nodes, recorded=True)
+        plan = MemoryPlan(self.setup, self.disciplines, loops=loops, cells=slots * self.form.nodes)
         layout = plan.layout
         slot, cell = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * plan.cell)
         self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)
@@ -263,15 +273,15 @@ class Sequences(Run):
     def _lay_out_rows(self, *, ports: int) -> None:
         """Rows of the log: of all steps, or of as many as are costed at a time if a sink takes them; of a span, its part.
 
-        In parts this table grows while loops overlap. Service intervals: one for each row at first, and one for each port at
-        each channel; the table grows.
+        In parts this table grows while loops overlap. Service intervals: at first as many as there are if no transfer is
+        interrupted, and one for each port at each channel; the table grows.
         """
         steps = int(self.lanes.sum()) if self.in_parts else self.total
         if self.span is not None:
             steps, self.log = len(self.span.tokens), self.span.log
         else:
             self.log = np.empty((LOG_FIELDS, steps * self.form.size), dtype=np.int64)
-        services = steps * self.form.size + self.setup.channels * ports
+        services = steps * uninterrupted(self.setup) + self.setup.channels * ports
         self.service = np.empty((SERVICE_FIELDS, services), dtype=np.int64)
 
     def _start_loops(self) -> None:

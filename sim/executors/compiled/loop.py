@@ -20,7 +20,7 @@ from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
     CLOCK, COMPLETE, DONE, K_RING_HEAD, K_RING_TAIL, K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE,
-    PLAN_LIST, RECORDED, ROWS_WANTED, RUNNING, SERVICES, STEPS, TOO_LARGE, TO_PLAN, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS,
+    PLAN_LIST, ROWS_WANTED, RUNNING, SERVICES, STEPS, TOO_LARGE, TO_PLAN, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS,
     WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
@@ -43,7 +43,7 @@ def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: in
                 return OUT_OF_RANGE
             if now == NEVER:
                 return DONE
-            if m[RECORDED] and m[SERVICES] + m[ROWS_WANTED] > service.shape[1]:
+            if m[SERVICES] + m[ROWS_WANTED] > service.shape[1]:
                 return WANTS_GRANTS
             m[NOW] = now
             complete(m, f, log, service)

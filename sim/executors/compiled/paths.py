@@ -5,27 +5,15 @@ from __future__ import annotations
 from sim.base.kernel import kernel
 from sim.executors.compiled.classes import class_of
 from sim.executors.compiled.exclusive import urgency
-from sim.executors.compiled.ports import kept, record_on, time_for
+from sim.executors.compiled.ports import kept, record_in, time_for
 from sim.executors.compiled.state import (
     FORM, K_HEADS, K_HEAP, K_LATER, K_LINKS, K_LINK_COUNT, K_MOST, K_NEW, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PREEMPTIVE,
-    K_READS, K_RECORDS, K_SERVED, K_SINCE, K_TIMER, NEVER, NONE, NOW, PATH, P_LEFT, P_SERVED, SLOT, S_FORM, TASK, W_WEIGHT,
-    Forms, Log, Memory,
+    K_READS, K_RECORDS, K_SERVED, K_SINCE, K_TIMER, NEVER, NONE, NOW, PATH, P_LEFT, P_SERVED, SERVICES, SLOT, S_FORM, TASK,
+    W_WEIGHT, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.arbiters.paths import (
-    AMOUNT,
-    BEGIN,
-    END,
-    FLOW,
-    NEXT,
-    RATE,
-    WEIGHT,
-    WHOLE,
-    divide_time,
-    fill,
-    first_on_all,
-    places_of,
-    weight_by_rest,
-)
+    AMOUNT, BEGIN, END, FLOW, LINK, NEXT, RATE, ROW, WEIGHT, WHOLE, divide_time, fill, first_on_all, places_of, weight_by_rest,
+)  # fmt: skip
 
 
 @kernel
@@ -102,9 +90,10 @@ def serve_paths(m: Memory, service: Log, channel: int) -> None:
 
 @kernel
 def deliver_to_paths(m: Memory, service: Log, channel: int, since: int) -> None:
-    """Each transfer gets its share of the time on all links of its path."""
-    heap, flows, first = m[channel + K_HEAP], m[channel + K_RECORDS], m[channel + K_NUMBER]
-    divide_time(m, flows, m[heap], m[channel + K_LINKS], m[channel + K_LINK_COUNT], m[NOW] - since)
+    """Each transfer gets its share of the time on all links of its path; rows of intervals are in order of links."""
+    heap, flows, links, first = m[channel + K_HEAP], m[channel + K_RECORDS], m[channel + K_LINKS], m[channel + K_NUMBER]
+    divide_time(m, flows, m[heap], links, m[channel + K_LINK_COUNT], m[NOW] - since)
+    number_rows(m, channel)
     for i in range(m[heap]):
         flow, cell = flows + i * FLOW, m[heap + 1 + i]
         if m[flow + RATE] == 0:
@@ -113,4 +102,25 @@ def deliver_to_paths(m: Memory, service: Log, channel: int, since: int) -> None:
         work = min(m[flow + AMOUNT], m[part + P_LEFT] - kept(m, channel))
         m[part + P_LEFT] -= work
         for j in range(m[flow + BEGIN], m[flow + END]):
-            record_on(m, service, first + m[j], cell, since, work)
+            row = links + m[j] * LINK + ROW
+            record_in(m, service, m[row], first + m[j], cell, since, work)
+            m[row] += 1
+
+
+@kernel
+def number_rows(m: Memory, channel: int) -> None:
+    """Write the ROW of each link at which service intervals of its transfers begin (a counting sort), and take them all."""
+    heap, flows, links = m[channel + K_HEAP], m[channel + K_RECORDS], m[channel + K_LINKS]
+    for link in range(m[channel + K_LINK_COUNT]):
+        m[links + link * LINK + ROW] = 0
+    for i in range(m[heap]):
+        flow = flows + i * FLOW
+        if m[flow + RATE] > 0:
+            for j in range(m[flow + BEGIN], m[flow + END]):
+                m[links + m[j] * LINK + ROW] += 1
+    row = m[SERVICES]
+    for link in range(m[channel + K_LINK_COUNT]):
+        count = m[links + link * LINK + ROW]
+        m[links + link * LINK + ROW] = row
+        row += count
+    m[SERVICES] = row

@@ -6,7 +6,7 @@ from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
     I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_HOPS, K_NEW, K_NUMBER, K_ORDER,
-    K_PART, K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, ROWS_WANTED, SERVICES, SLOT, S_KEY, S_ROW,
+    K_PART, K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, REQUESTER, ROWS_WANTED, SERVICES, SLOT, S_KEY, S_ROW,
     TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
@@ -16,7 +16,8 @@ from sim.executors.compiled.tasks import part_arrived
 def queue_arrivals(m: Memory, channel: int) -> None:
     """Append arrivals of this instant to the queues of their requesters, then number new heads: both in program order."""
     arrivals, heads, place = m[channel + K_ARRIVALS], m[channel + K_HEADS], m[channel + K_PART]
-    sort_cells(m, arrivals, m[channel + K_ARRIVED])
+    if m[channel + K_ARRIVED] > 1:
+        sort_cells(m, arrivals, m[channel + K_ARRIVED])
     for i in range(m[channel + K_ARRIVED]):
         cell = m[arrivals + i]
         port = m[channel + K_PORTS] + 2 * m[cell + REQUESTER]
@@ -29,7 +30,8 @@ def queue_arrivals(m: Memory, channel: int) -> None:
             m[m[port + 1] + place + P_BEHIND] = cell
         m[port + 1] = cell
     m[channel + K_ARRIVED] = 0
-    sort_cells(m, heads, m[channel + K_NEW])
+    if m[channel + K_NEW] > 1:
+        sort_cells(m, heads, m[channel + K_NEW])
     for i in range(m[channel + K_NEW]):
         m[m[heads + i] + place + P_ORDER] = m[channel + K_ORDER]
         m[channel + K_ORDER] += 1
@@ -126,18 +128,15 @@ def kept(m: Memory, channel: int) -> int:
 @kernel
 def record(m: Memory, service: Log, channel: int, cell: int, since: int, work: int) -> None:
     """Record a service interval that ends now. `advance` has made sure that one of every pending transfer fits."""
-    record_on(m, service, m[channel + K_NUMBER], cell, since, work)
+    record_in(m, service, m[SERVICES], m[channel + K_NUMBER], cell, since, work)
+    m[SERVICES] += 1
 
 
 @kernel
-def record_on(m: Memory, service: Log, number: int, cell: int, since: int, work: int) -> None:
-    """Record a service interval on the channel of this number."""
-    if not m[RECORDED]:
-        return
-    slot, row = m[cell + SLOT], m[SERVICES]
-    service[I_TASK, row] = m[slot + S_ROW] + m[cell + TASK]
+def record_in(m: Memory, service: Log, row: int, number: int, cell: int, since: int, work: int) -> None:
+    """Record a service interval on the channel of this number in a row."""
+    service[I_TASK, row] = m[m[cell + SLOT] + S_ROW] + m[cell + TASK]
     service[I_CHANNEL, row] = number
     service[I_START, row] = since
     service[I_END, row] = m[NOW]
     service[I_WORK, row] = work
-    m[SERVICES] = row + 1

@@ -8,7 +8,7 @@ registers, single words by the names below.
 | ------- | ---------------------------------------------- |
 | slot    | step in progress                               |
 | cell    | task or join of a step in progress             |
-| part    | channel that a transfer of a cell may go to; it lies within its cell |
+| part    | channel of a memory that a transfer of a cell may go to, the first also for any link; it lies within its cell |
 | loop    | decode loop: a sequence, or a loop of batched steps |
 | fetch   | device of a loop, whose SRAM its steps request in turn |
 | queue   | device: its SRAM, and the fetches that wait for it |
@@ -48,9 +48,9 @@ NONE = -1  # no cell, engine or row
 ) = range(13)
 # constants of the run (REPLICA_DEVICES: devices of each replica; SRAM: whether it is bounded),
 (
-    ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE, CLOCK_LEAVES, REPLICA_DEVICES,
-) = range(13, 33)  # fmt: skip
+    ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, LAYERS, CELL, DEVICES,
+    DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE, CLOCK_LEAVES, REPLICA_DEVICES,
+) = range(13, 32)  # fmt: skip
 # and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
 # READY_WORDS and IDLE_WORDS apart. CLOCK: see `sim.executors.compiled.clock`. PLAN_LIST: of TO_PLAN units that are to be
 # divided anew. DISPATCH_LIST: of TO_DISPATCH devices that may have tasks to dispatch, each with a mark in DEVICE_MARKS.
@@ -58,8 +58,8 @@ NONE = -1  # no cell, engine or row
 (
     READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV, CLOCK, PLAN_LIST, DISPATCH_LIST,
     DEVICE_MARKS, QUEUE_TABLE, FETCH_TABLE, ADMIT_LIST, ADMITTED,
-) = range(33, 50)  # fmt: skip
-REGISTERS = 50
+) = range(32, 49)  # fmt: skip
+REGISTERS = 49
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -127,12 +127,12 @@ Q_FREE, Q_ASKED, Q_FIRST, Q_LAST, Q_PASSED, Q_MARKED = range(6)
 QUEUE_WORDS = 6
 
 # A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues. K_RING: address of a
-# ring of K_RING_SIZE cells that will arrive, each with its time
+# ring of K_RING_SIZE cells that will arrive, each with its time. K_LEAF: its node in the clock
 (
     K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL,
     K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES, K_RECORDS, K_MEMORY,
-    K_RING, K_RING_SIZE, K_RING_HEAD, K_RING_TAIL,
-) = range(29)  # fmt: skip
+    K_RING, K_RING_SIZE, K_RING_HEAD, K_RING_TAIL, K_LEAF,
+) = range(30)  # fmt: skip
 # and constants: its latency, and how its arbiter divides it. Of links that are divided together K_NUMBER is the first, and
 # K_LINK_COUNT how many there are; K_LINKS: address of records of them. K_PATHS: address of where the list of each path begins
 # and ends. K_HOPS: links of the longest. K_ONE: one transfer at a time on a link
@@ -140,8 +140,8 @@ QUEUE_WORDS = 6
     K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST,
     K_CLASS_COUNT, K_CAP, K_CAP_OF, K_FIXED_RATES, K_MOST, K_DERATED, K_RULE, K_MEMORY_WORDS, K_READS, K_SEQUENCE_CLASS,
     K_EFFICIENCY, K_EFFICIENCIES, K_LINK_COUNT, K_LINKS, K_PATHS, K_HOPS, K_ONE, K_CONSERVES,
-) = range(29, 54)  # fmt: skip
-CHANNEL_WORDS = 54
+) = range(30, 55)  # fmt: skip
+CHANNEL_WORDS = 55
 RING_ENTRY = 2  # the time at which it arrives, and the cell
 
 # A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries

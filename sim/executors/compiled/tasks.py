@@ -106,7 +106,7 @@ def send(m: Memory, cell: int, channel: int, work: int) -> None:
     """A part of a transfer goes to a channel, where it arrives after the latency."""
     m[cell + m[channel + K_PART] + P_LEFT] = work
     if m[channel + K_LATENCY] > 0:
-        entry = m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_TAIL] % m[channel + K_RING_SIZE])
+        entry = m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_TAIL] & (m[channel + K_RING_SIZE] - 1))
         m[entry] = m[NOW] + m[channel + K_LATENCY]
         m[entry + 1] = cell
         m[channel + K_RING_TAIL] += 1

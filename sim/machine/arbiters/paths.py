@@ -43,9 +43,9 @@ MOST_WEIGHT = 1 << 16
 BEGIN, END, WEIGHT, RATE, AMOUNT, NEXT = range(6)
 FLOW = 6
 
-#: Words of a link, to work with.
-LEFT, WANTED, LAST = range(3)
-LINK = 3
+#: Words of a link, to work with; ROW is the compiled executor's: the next service interval there.
+LEFT, WANTED, LAST, ROW = range(4)
+LINK = 4
 
 NONE = -1
 
@@ -162,7 +162,19 @@ def first_on_all(table: Table, at: int, flows: int, links: int, count: int, orde
 
 @kernel
 def divide_time(table: Table, at: int, flows: int, links: int, count: int, elapsed: int) -> None:
-    """Write the AMOUNT of work that each flow gets in a time, by its RATE."""
+    """Write the AMOUNT of work that each flow gets in a time, by its RATE: all of the time if it has all of its links."""
+    shared = False
+    for i in range(flows):
+        rate = table[at + i * FLOW + RATE]
+        table[at + i * FLOW + AMOUNT] = elapsed if rate == WHOLE else 0
+        shared = shared or 0 < rate < WHOLE
+    if shared:
+        divide_shared(table, at, flows, links, count, elapsed)
+
+
+@kernel
+def divide_shared(table: Table, at: int, flows: int, links: int, count: int, elapsed: int) -> None:
+    """Write the AMOUNT of each flow where some share a link."""
     for link in range(count):
         table[links + link * LINK + WANTED] = 0
     for i in range(flows):

@@ -145,9 +145,9 @@ class BatchGraph(OpGraph):
         """[op]: the member that the op belongs to, or `TOKENS`, `LOGITS` or `MEMBERS`."""
         return np.where(self.member >= 0, self.member, self.template.owner[self.source])
 
-    @property
-    def device(self) -> IntArray:
-        return self.template.ops.device[self.source]
+    def _numbers(self, name: str) -> IntArray:
+        numbers: IntArray = getattr(self.template.ops, name)[self.source]
+        return numbers
 
     def _labels(self, name: str) -> npt.NDArray[np.str_]:
         labels: npt.NDArray[np.str_] = getattr(self.template.ops, name)[self.source]
