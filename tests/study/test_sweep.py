@@ -312,7 +312,7 @@ class Killing(Processes):
 
 
 def test_the_last_batches_are_small_but_worth_sending(written: Written, tmp_path: Path) -> None:
-    """Of 96 runs that two processes do in 5 ms each a batch has a quarter of those left, or what takes 100 ms."""
+    """A quarter of the runs that are left for two processes, or as many as take 100 ms: 20 of 5 ms."""
     study = load(written(MANY.replace("x250", "x12")))
     sent = Foreign(ThreadPoolExecutor(1), 2)
     for least, expected in ((0.0, [24, 18, 13, 10, 7, 6, 4, 3, 2, 2] + 7 * [1]), (0.1, [24, 20, 20, 20, 12])):
