@@ -138,7 +138,7 @@ def _progress(study: Study) -> Iterator[OnSweep | None]:
         yield None
         return
     with Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), _Runs(), console=console, transient=True,
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), _Runs(), console=console, transient=True,
         auto_refresh=False,  # by a thread, beside which no process can be forked
     ) as shown:  # fmt: skip
         line, drawn = shown.add_task(study.name, total=None, failed=0), monotonic()

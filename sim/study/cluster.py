@@ -1,6 +1,6 @@
 """Executor of a study on a Dask cluster: a scheduler that runs, or workers on this machine.
 
-Batches are plans, which name no files, so workers need the same version of this program and nothing else. Where a worker is
+Batches need no files of this machine, so workers need the same version of this program and nothing else. Where a worker is
 lost, Dask runs its batch again on another one; a batch that has lost several is taken apart, as in a pool of processes. The
 number of batches that are handed out follows the number of workers, which may change.
 """
@@ -68,7 +68,7 @@ class Cluster:
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"--cluster {address}: {str(error).splitlines()[0]}") from None
 
-    #: A batch takes scheduler, client and worker 4 ms of CPU time.
+    #: A batch takes scheduler, client and worker some 5 ms of CPU time.
     alone, least = False, 0.1
 
     def _started(self, distributed: Any, count: int) -> Any:

@@ -26,7 +26,7 @@ from sim.study.points import Study, load
 from sim.study.pool import Foreign, Growing, Here, Processes, work
 from sim.study.server import without_main
 from sim.study.store import FAILED, Store, column, parts, read_part
-from sim.study.sweep import Counts, estimate
+from sim.study.sweep import Counts, _Runner, estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
 from tests.tools.command import call
 from tests.tools.full_disk import fill_disk
@@ -309,6 +309,19 @@ class Killing(Processes):
             lost = self._pool.submit(time.sleep, 60)  # in place of the batch, which could end before the signal comes
         os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
         return lost
+
+
+def test_the_last_batches_are_small_but_worth_sending(written: Written, tmp_path: Path) -> None:
+    """A quarter of the runs that are left for two processes, or as many as take 100 ms: 20 of 5 ms."""
+    study = load(written(MANY.replace("x250", "x12")))
+    sent = Foreign(ThreadPoolExecutor(1), 2)
+    for least, expected in ((0.0, [24, 18, 13, 10, 7, 6, 4, 3, 2, 2] + 7 * [1]), (0.1, [24, 20, 20, 20, 12])):
+        sent.least = least
+        runner = _Runner(study, Store(tmp_path, study), sent, Counts(), None)
+        runner.left, runner.size = 96, 96
+        runner._adapt(48, 0.48)  # half of it in a queue
+        assert [len(task.points) for task in runner._tasks(study.points())] == expected
+    sent.close()
 
 
 def test_processes_begin_once_they_pay(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
