@@ -6,6 +6,7 @@ draws new ones.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -23,3 +24,13 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, databas
 settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Full collections of garbage look at all objects there are: with torch and thousands of tests, a tenth of all CPU time.
+
+    So they come seldom, and leave out what is there before the first test.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

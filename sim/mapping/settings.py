@@ -180,7 +180,7 @@ class Parallel(Section):
         description="Devices of a stage do the same (unless experts are dealt out), so one is simulated and stands for all of "
         "them; `false`: all are simulated, with the same times.",
     )
-    algorithm: Algorithm | Literal["auto"] = Field(
+    algorithm: Literal[Algorithm, "auto"] = Field(
         default="two_shot",
         description="All-reduce of n devices. `ring`: 2(n-1) rounds of one n-th; `two_shot`: two rounds of n-1 n-ths at once; "
         "`one_shot`: n-1 times all at once; `tree`: 2 log2 n rounds of all; `auto`: for each step the one that is fastest "

@@ -65,7 +65,8 @@ def refuse_devices(scenario: Scenario) -> None:
     if scenario.hardware.devices.link is None and (parallel.prefill or parallel.tensor * parallel.pipeline > 1):
         raise ConfigError("hardware.devices", "expected the key 'link' where devices send to each other (mapping.parallel)")
     if parallel.expert not in (1, parallel.tensor):
-        message = f"expected 1 or {parallel.tensor}, the devices of a stage (mapping.parallel.tensor), found {parallel.expert}"
+        several = f" or {parallel.tensor}" if parallel.tensor > 1 else ""
+        message = f"expected 1{several}, the devices of a stage (mapping.parallel.tensor), found {parallel.expert}"
         raise ConfigError("mapping.parallel.expert", message)
     if parallel.expert > 1 and scenario.workload.batching.alone:
         message = "expected batches where experts are dealt out (mapping.parallel.expert), found independent sequences"

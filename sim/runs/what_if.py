@@ -43,6 +43,7 @@ from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import PART_COUNT, WAIT_ENGINE, WAIT_POLICY
 from sim.analysis.requests import Requests, requests
 from sim.base.errors import InputError
+from sim.base.kernel import MANY_TASKS, loaded
 from sim.base.units import PS_PER_S, ceil_div, format_time
 from sim.cost import CostModel, StepLanes, launches_of
 from sim.executors import side_by_side, simulate
@@ -55,6 +56,9 @@ from sim.runs.plan import plan
 from sim.runs.result import Result
 from sim.runs.run import known_names
 from sim.scenario import Scenario, override
+
+#: About how many runs the changes take. Where Numba has been imported, together they pay for reading compiled code.
+RUNS = 10
 
 #: Speed-ups below this are not reported.
 NOTABLE = 1.02
@@ -195,6 +199,11 @@ def what_if(result: Result, shown: AbstractContextManager[object] | None = None)
     )
 
 
+def _log_of(setup: Setup) -> EventLog:
+    """The log of one of many runs of about the same size."""
+    return simulate(setup, many=MANY_TASKS // RUNS if loaded() else MANY_TASKS)[0]
+
+
 class _Runs:
     """The runs of a scenario, each a callable that returns its change.
 
@@ -259,7 +268,7 @@ class _Runs:
             yield partial(self._overridden, "earliest", "scheduler=earliest")
 
     def _changed(self, name: str, setup: Setup, note: str = "") -> Change:
-        log = simulate(setup)[0]
+        log = _log_of(setup)
         return Change(name=name, makespan=log.makespan, note=note, service=self._service(self._requests(log), setup))
 
     def _overridden(self, name: str, assignment: str) -> Change:
@@ -283,7 +292,7 @@ class _Runs:
             return None
         rate = None
         if self.open_loop:
-            rate = len(setup.sequences) * PS_PER_S / simulate(_all_at_first(setup))[0].makespan
+            rate = len(setup.sequences) * PS_PER_S / _log_of(_all_at_first(setup)).makespan
         return Service(ttft=ttft.p50, tpot=None if tpot is None else tpot.p50, rate=rate)
 
     def _infinite_engines(self) -> Change:
@@ -294,7 +303,7 @@ class _Runs:
         held = int(setup.graph.engine.sum()) * len(self.result.log.steps)
         engines = min(held, _widest(setup.graph) * max(len(setup.sequences), 1))
         while True:
-            log, _ = simulate(_with_engines(setup, engines))
+            log = _log_of(_with_engines(setup, engines))
             on_engine = log.tasks.engine >= 0
             most = _most_busy(log.tasks.start[on_engine], log.tasks.end[on_engine])
             if engines >= held or most < engines:
@@ -306,14 +315,14 @@ class _Runs:
     def _fewer_engines(self) -> Change:
         """The fewest engines that are as fast: by bisection, from those that could do the work in the time."""
         name, setup = "fewer engines", _all_at_first(self.setup) if self.open_loop else self.setup
-        before = simulate(setup)[0].makespan if self.open_loop else self.result.makespan
+        before = _log_of(setup).makespan if self.open_loop else self.result.makespan
         longest = before * (100 + AS_FAST) // 100
         low, high = 1, setup.engines_each
         if not self.open_loop:  # its steps are the same on any number of engines
             low = min(high, max(1, ceil_div((self.result.bounds.compute - 1) * high + 1, longest)))
         while low < high:
             middle = (low + high) // 2
-            if simulate(_with_engines(setup, middle))[0].makespan <= longest:
+            if _log_of(_with_engines(setup, middle)).makespan <= longest:
                 high = middle
             else:
                 low = middle + 1

@@ -377,6 +377,7 @@ class TestExperts:
         ("changes", "message"),
         [
             ({"mapping__parallel__tensor": 4, "mapping__parallel__expert": 2}, "expected 1 or 4, the devices of a stage"),
+            ({"mapping__parallel__expert": 2}, "expert: expected 1, the devices of a stage"),
             (
                 {"mapping__parallel__tensor": 16, "mapping__parallel__expert": 16, "model__config": "mixtral-8x7b"},
                 "expected a divisor of the 8 experts, found 16; possible: 1, 2, 4, 8",

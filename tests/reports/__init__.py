@@ -55,7 +55,7 @@ Number = int | float | str | None
 @cache
 def run(name: str) -> sim.Result:
     """A shipped scenario, run once for all tests."""
-    return sim.run(find_scenario(name))
+    return sim.run(find_scenario(name), executor="compiled")
 
 
 def stored(name: str) -> dict[str, Number]:

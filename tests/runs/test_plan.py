@@ -86,7 +86,7 @@ def test_errors_of_lower_layers_have_the_place_of_their_key(tmp_path: Path) -> N
 def test_errors_while_a_run_goes_on_have_the_place_of_their_key(tmp_path: Path) -> None:
     """SRAM that holds the operands of the step of one token need not hold those of a batch of them."""
     path = tmp_path / "one.yaml"
-    path.write_text("model: {config: gpt2, layers: 1}\nhardware:\n  sram: 300 kB\nmapping: {tiles: 1024}\n")
+    path.write_text("model: {config: gpt2, layers: 1}\nhardware:\n  sram: 300 kB\nmapping: {tiles: 1024, heads: fused}\n")
     changes = ["workload.sequences=[{tokens: 2, count: 200}]", "workload.batching=continuous"]
     scenario = read(path, changes)
     plan(scenario)

@@ -170,6 +170,8 @@ def test_groups_repeat() -> None:
         ("scheduler: earliest", "@scheduler:", "scheduler: expected a name, or a mapping with a name and options, found null"),
         ("sequences: [{", "sequences: [@5, {",
          "workload.sequences[0]: expected a mapping (keys: context, prompt, tokens, arrival, count, samples), found 5"),
+        ("heads: split", "parallel: {algorithm: @rings}",
+         "mapping.parallel.algorithm: expected one of auto, one_shot, ring, tree, two_shot, found 'rings'"),
         ("{detail: full}", "@full", "trace: expected a mapping, such as {detail: full}, found 'full'"),
         ("{detail: full}", "{window: @[5, 6]}", "trace.window: expected a mapping (keys: start, end), found a list"),
         ("sram: null", "host: {link: @25 GB/s}",

@@ -34,7 +34,8 @@ def resolved(
     """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Swaps
     are steps of the loop, unless these say otherwise.
     """
-    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if kv.get("full") == "swap" else kv)
+    moving = kv.get("full") == "swap" or kv.get("evicted") == "tiers"
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if moving else kv)
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,

@@ -119,5 +119,5 @@ def test_presets_bring_it_where_something_is_swapped() -> None:
     data["hardware"] = {"preset": "h100-sxm"}
     machine = plan(from_dict(data)).setup.machine
     assert [channel.bandwidth for channel in machine.channels if channel.kind == "host"] == [54 * 10**9]
-    data["workload"]["batching"]["kv"]["full"] = "recompute"
+    data["workload"]["batching"]["kv"] |= {"full": "recompute", "moves": "beside"}
     assert plan(from_dict(data)).setup.machine.links == ()
