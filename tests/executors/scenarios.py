@@ -232,3 +232,25 @@ def served(draw: st.DrawFn, *, devices: bool = False, more: bool = False) -> dic
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
         "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": cost, "seed": draw(st.integers(0, 3)),
     }  # fmt: skip
+
+
+@st.composite
+def apart(draw: st.DrawFn) -> dict[str, Any]:
+    """A scenario of a mixture whose devices have sequences of their own; a few of them are refused, as what cannot be."""
+    data, count = draw(served(devices=True)), draw(st.sampled_from((2, 4)))
+    config = draw(st.sampled_from((*OTHERS, "granite-4.0-h-small")))  # that has states
+    data["model"] = {"config": config, "layers": 2, "scope": draw(st.sampled_from(("block", "model")))}
+    batching, mapping, machine = data["workload"]["batching"], data["mapping"], data["hardware"]
+    batching["policy"] = "continuous" if batching["policy"] == "independent" else batching["policy"]
+    if kv := batching.get("kv"):  # whose caches do not move
+        kv |= {"full": "recompute" if kv["full"] == "swap" else kv["full"], "evicted": "lost"}
+    replicas = draw(st.sampled_from((1, 1, 2)))
+    data["workload"]["router"] = draw(st.sampled_from(("round_robin", "least_loaded", "prefix_hash", "prefix_aware")))
+    mapping["parallel"] = {
+        "tensor": count, "expert": count, "attention": "data", "dispatch": "all_to_all", "data": replicas,
+        "micro_batches": draw(st.sampled_from((1, 1, 2))),
+    }  # fmt: skip
+    mapping["tiles"] = draw(st.sampled_from((1, 3, "engines")))
+    machine["devices"]["count"], machine["sram"] = count * replicas, None
+    machine["memory"]["arbiter"] = draw(st.sampled_from(("fifo", "processor_sharing")))
+    return data

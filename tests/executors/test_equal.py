@@ -28,7 +28,7 @@ from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios as shipped
 from tests.executors import assert_same
-from tests.executors.scenarios import XEON, served
+from tests.executors.scenarios import XEON, apart, served
 from tests.machine.test_invariants import scenarios as written
 
 LARGE = 20_000  # tasks; the reference takes too long for more
@@ -159,6 +159,12 @@ def test_batches_on_several_devices(data, pause):
     both(drawn(data), pause)
 
 
+@settings(relaxed, max_examples=5)
+@given(apart(), PARTS)
+def test_devices_with_sequences_of_their_own(data, pause):
+    both(drawn(data), pause)
+
+
 @settings(relaxed, max_examples=40)
 @given(st.one_of(written(), served()), PARTS)
 def test_parts_of_a_log_are_the_whole(data, pause):
@@ -209,6 +215,14 @@ def test_many_graphs(data, pause):
 @settings(relaxed, max_examples=400)
 @given(served(more=True), PARTS)
 def test_many_batches(data, pause):
+    setup = drawn(data)
+    parts_are_the_whole(setup, pause, both(setup, pause))
+
+
+@pytest.mark.slow
+@settings(relaxed, max_examples=150)
+@given(apart(), PARTS)
+def test_many_devices_with_sequences_of_their_own(data, pause):
     setup = drawn(data)
     parts_are_the_whole(setup, pause, both(setup, pause))
 
