@@ -137,7 +137,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
 
 
 def _sram(metadata: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Bytes of SRAM for operands on each device; files of version 0.1 and before have a number, since one device had it."""
+    """Bytes of SRAM for operands on each device; older files have a number, because only one device could have it."""
     found = json.loads(metadata.get("sim.sram", "null"))
     return None if found is None else tuple(found) if isinstance(found, list) else (found,)
 

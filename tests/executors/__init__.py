@@ -31,4 +31,5 @@ def assert_saved(result: sim.Result, folder: Path) -> None:
     sim.save_log(result.log, result.scenario, folder / "run.parquet")
     log, _ = sim.load_log(folder / "run.parquet")
     assert log.machine == result.log.machine
+    assert log.sram == result.log.sram
     assert_same(result.log, log)

@@ -311,8 +311,9 @@ class TestPipeline:
 
     def test_a_log_keeps_its_devices(self, base, tmp_path):
         pytest.importorskip("pyarrow")
-        result = run(base, mapping__parallel__pipeline=2)
+        result = run(base, mapping__parallel__pipeline=2, hardware__sram="2 GB", mapping__weights="{resident: 0.4}")
         assert_saved(result, tmp_path)
+        assert len(set(result.log.sram)) == 2, "what the resident weights of each stage leave"
 
 
 def mixture(tmp_path, **changes: object) -> sim.Result:
