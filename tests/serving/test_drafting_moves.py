@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sim.analysis.moved import moved_by_kind
 from sim.executors import compiled, reference
+from sim.render.trace.requests import _names
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from sim.serving.batch import Batch
@@ -21,7 +23,7 @@ from tests.serving.test_drafting import DRAFTS, LIKE, rounds
 ROW, DRAFT_ROW = 2048, 4096  # bytes of a token in a layer of Llama 3.2 1B, and in one of Qwen3 0.6B
 
 
-def moves(batches: list[Batch]) -> list[tuple[str, bool, int, int]]:
+def moved_by(batches: list[Batch]) -> list[tuple[str, bool, int, int]]:
     """Direction, whether the draft model's cache moves, sequence, and tokens."""
     return [
         (batch.shape.swap, batch.shape.draft, member.sequence, member.context)
@@ -39,10 +41,10 @@ def test_a_cache_is_swapped_with_that_of_the_draft_model() -> None:
     asked = [Request(context=6, prompt=0, tokens=8, arrival=0)] * 2
     limits: dict[str, Any] = {"policy": "continuous", "sequences": 2, "block": 8, "full": "swap"}
     both = [("out", False, 1, 7), ("out", True, 1, 7), ("in", False, 1, 7), ("in", True, 1, 7)]
-    assert moves(rounds(asked, (0,), 1, blocks=3, **limits)) == both
+    assert moved_by(rounds(asked, (0,), 1, blocks=3, **limits)) == both
     right = [("out", False, 1, 8), ("out", True, 1, 7), ("in", False, 1, 8), ("in", True, 1, 7)]
-    assert moves(rounds(asked, (1,), 1, blocks=3, **limits)) == right
-    assert not moves(rounds(asked, (0,), 1, blocks=4, **limits))
+    assert moved_by(rounds(asked, (1,), 1, blocks=3, **limits)) == right
+    assert not moved_by(rounds(asked, (0,), 1, blocks=4, **limits))
 
 
 def test_blocks_are_free_when_both_caches_are_out() -> None:
@@ -68,7 +70,7 @@ def test_evicted_blocks_move_with_those_of_the_draft_model() -> None:
     asked = [Request(context=0, prompt=9, tokens=3, arrival=0, prefix=(i,), prefix_tokens=8) for i in (1, 2, 1)]
     batches = rounds(asked, (0,), 1, policy="continuous", block=4, blocks=3, prefix_cache=True, evicted="tiers", tiers=(None,))
     expected = [("spill", 1), ("spill", 2), ("fetch", 2)]
-    assert moves(batches) == [(swap, draft, number, 8) for swap, number in expected for draft in (False, True)]
+    assert moved_by(batches) == [(swap, draft, number, 8) for swap, number in expected for draft in (False, True)]
     computed = [(m.sequence, b.shape.draft, m.context, m.query) for b in batches for m in b.members if m.query > 2]
     assert computed == [(0, False, 0, 9), (0, True, 0, 10), (1, False, 0, 9), (1, True, 0, 10)]
 
@@ -103,6 +105,9 @@ def test_executors_agree(what: dict[str, Any], of: str, attention: str) -> None:
     assert other is not None
     assert_same(log, other)
     assert log.cache == other.cache
+    moves = {"swap out", "swap in"} if what is SWAPPED else {"spill", "fetch"}
+    names = set(_names(log, np.flatnonzero(log.members.query == 0)))
+    assert names == moves | {f"draft {name}" for name in moves}
     moved = {kind: sum(both) for kind, both in moved_by_kind(log).items()}
     if what is SWAPPED:
         assert moved["kv_swap_out"] == moved["kv_swap_in"] > 0 == moved["kv_swap_in"] % ROW
