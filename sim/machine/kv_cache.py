@@ -46,7 +46,10 @@ class LayerGroup(NamedTuple):
 
 
 class BlockGroup(NamedTuple):
-    """Layers that keep the same blocks, and free them together. block: tokens in one. window: as in `LayerGroup`.
+    """Layers that keep the same blocks, and free them together.
+
+    block: tokens in one. window: as in `LayerGroup`. size: bytes of a block; None where blocks differ, because a row of a
+    compressed cache is for several tokens.
 
     Blocks of a state are its copies: block i has the state after the tokens of all blocks up to i, and a step reads the copy
     of the token before it and writes that of its last token.
@@ -55,6 +58,14 @@ class BlockGroup(NamedTuple):
     block: int
     window: int | None
     layers: tuple[LayerGroup, ...]
+    size: int | None
+
+    @classmethod
+    def of(cls, block: int, layers: tuple[LayerGroup, ...]) -> BlockGroup:
+        """The group of layers that have the same window."""
+        window, row = layers[0].window, sum(of.bytes for of in layers)
+        alike = all(of.rate == 1 for of in layers)
+        return cls(block, window, layers, (row if window == 0 else block * row) if alike else None)
 
     @property
     def is_state(self) -> bool:
@@ -65,8 +76,8 @@ class BlockGroup(NamedTuple):
         """Bytes of the blocks from `first` to the one before `end`."""
         if end <= first:
             return 0
-        if self.is_state:
-            return (end - first) * sum(of.bytes for of in self.layers)
+        if self.size is not None:
+            return (end - first) * self.size
         first, end = first * self.block, end * self.block
         return sum(of.bytes * (end // of.rate - first // of.rate) for of in self.layers)
 
@@ -116,8 +127,7 @@ class KVLayout:
     def __post_init__(self) -> None:
         windows = dict.fromkeys(group.window for group in self.groups)
         by_window = (tuple(group for group in self.groups if group.window == window) for window in windows)
-        groups = tuple(BlockGroup(self.block, window, of) for window, of in zip(windows, by_window, strict=True))
-        object.__setattr__(self, "block_groups", groups)
+        object.__setattr__(self, "block_groups", tuple(BlockGroup.of(self.block, layers) for layers in by_window))
 
     @property
     def token_bytes(self) -> int:

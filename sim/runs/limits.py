@@ -378,12 +378,13 @@ def _moves(setup: Setup, last: Member) -> Iterator[tuple[Batch, int]]:
     if batching is None or batching.settings.alone:
         return
     all_of_it, tiers = (last._replace(query=0, logits=0, emitted=0),), range(len(setup.machine.tiers))
-    if batching.capacity is not None and batching.settings.kv.full == "swap":
-        for tier in tiers or (0,):
-            yield Batch(all_of_it, "out", tier=tier), 2
-    if batching.capacity is not None and batching.settings.kv.spills:
-        for tier in tiers:
-            yield Batch(all_of_it, "fetch", tier=tier), 2
+    for draft in (False, True) if batching.drafts else (False,):
+        if batching.capacity is not None and batching.settings.kv.full == "swap":
+            for tier in tiers or (0,):
+                yield Batch(all_of_it, "out", tier=tier, draft=draft), 2
+        if batching.capacity is not None and batching.settings.kv.spills:
+            for tier in tiers:
+                yield Batch(all_of_it, "fetch", tier=tier, draft=draft), 2
     if batching.prefilling:  # between neighbors, and between those furthest apart, which cross the network if any do
         decoding = [batching.devices * replica for replica in range(batching.prefilling, batching.replicas)]
         yield Batch(all_of_it, "send", device=decoding[0] - batching.devices, to=decoding[0]), 1

@@ -137,11 +137,6 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
             key, "expected full: wait or recompute with a prefix cache, found 'swap'; with recompute and evicted: tiers a "
             "sequence that was pre-empted finds its blocks in the tiers",
         )  # fmt: skip
-    if batching.drafts and batching.settings.kv.spills:
-        raise ConfigError(
-            "workload.batching.kv.evicted",
-            "expected 'lost' with a draft model: its cache does not move to tiers",
-        )
     if any(request.prefix and not request.prefix_tokens for request in sequences):
         raise ConfigError("workload.trace.prefix_tokens", "expected the number of tokens that each id of a prefix stands for")
 
@@ -163,12 +158,10 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
     if scenario.model.config is None and batched:
         message = "expected a model.config for batching, prompts and closed loops: a written graph is one step of one sequence"
         raise ConfigError("workload", message)
-    if workload.speculative is not None and workload.speculative.model is not None:
-        if workload.batching.kv.full == "swap":
-            raise ConfigError("workload.batching.kv.full", "expected 'wait' or 'recompute' with a draft model, found 'swap'")
-        if any(each.group >= 0 for each in sequences):
-            key = "workload.sequences" if workload.generate is None else "workload.generate.samples"
-            raise ConfigError(key, "expected no samples with a draft model")
+    drafts = workload.speculative is not None and workload.speculative.model is not None
+    if drafts and any(each.group >= 0 for each in sequences):
+        key = "workload.sequences" if workload.generate is None else "workload.generate.samples"
+        raise ConfigError(key, "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
         raise ConfigError(
             "mapping.granularity", "expected 'op' for batching, prompts, speculation and step_overhead, found 'aten'"

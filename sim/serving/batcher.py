@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sim.mapping.steps import Swap
 from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
@@ -336,7 +337,8 @@ class Batcher:
         """Have the cache of a sequence move out to a tier, and colder ones to make space there; False if no tier has any."""
         moves = self.tiers.put(sequence, self.batching.layout.held_in_all(sequence.cached, sequence.cached, 1))
         for move in moves or ():
-            self.blocks.move("out" if move.item is sequence else "spill", move.tier, move.item, move.item.cached)
+            swap: Swap = "out" if move.item is sequence else "spill"
+            self.blocks.move(swap, move.tier, move.item, move.item.cached, drafted=move.item.drafted)
         return moves is not None
 
     def _swap_in(self) -> None:
@@ -348,7 +350,7 @@ class Batcher:
                 break
             self.swapped.popleft()
             self.running.append(sequence)
-            self.blocks.move("in", self.tiers.take(sequence), sequence, sequence.cached)
+            self.blocks.move("in", self.tiers.take(sequence), sequence, sequence.cached, drafted=sequence.drafted)
 
     def _move_step(self) -> Batch:
         """The step that makes the next move."""
@@ -359,7 +361,7 @@ class Batcher:
     def moved(self, move: CacheMove) -> None:
         """Take note that a move has ended."""
         self.blocks.moved(move)
-        if move.swap == "out" and self.batching.beside:
+        if move.swap == "out" and move.last and self.batching.beside:
             self.blocks.free(move.sequence)
 
     # Drafts

@@ -31,7 +31,8 @@ class CacheMove(NamedTuple):
     (`spill`), or of blocks from it (`fetch`).
 
     sequence: the one whose cache moves, or for which blocks do: it takes part in no step meanwhile. tokens: that move. others:
-    sequences that have found blocks that are on their way, and wait for them, too.
+    sequences that have found blocks that are on their way, and wait for them, too. draft: it is the cache of the draft model
+    that moves, after that of the model. last: nothing of the same moves after it.
     """
 
     swap: Swap
@@ -39,11 +40,13 @@ class CacheMove(NamedTuple):
     sequence: SequenceState
     tokens: int
     others: list[SequenceState]
+    draft: bool = False
+    last: bool = True
 
     def step(self, device: int) -> Batch:
         """The step that makes it."""
         member = Member(self.sequence.number, self.tokens, 0, self.tokens, 0, 0)
-        return Batch((member,), self.swap, tier=self.tier, device=device)
+        return Batch((member,), self.swap, draft=self.draft, tier=self.tier, device=device)
 
 
 @dataclass(slots=True)
@@ -86,12 +89,19 @@ class KVBlocks:
         self.used += missing
         return True
 
-    def move(self, swap: Swap, tier: int, sequence: SequenceState, tokens: int) -> CacheMove:
-        """Have so many tokens move to or from a tier, after all moves before."""
-        self.moves.append(CacheMove(swap, tier, sequence, tokens, []))
-        self.moving += 1
-        sequence.moving += 1
-        return self.moves[-1]
+    def move(self, swap: Swap, tier: int, sequence: SequenceState, tokens: int, *, drafted: int | None = None) -> CacheMove:
+        """Have so many tokens move to or from a tier, after all moves before; with a draft model those of its cache, too.
+
+        drafted: tokens that it has in its cache, None: as many. Returns the last of these moves.
+        """
+        drafted = tokens if drafted is None else drafted
+        both = self.batching.drafts and drafted > 0
+        moves = [CacheMove(swap, tier, sequence, tokens, [], last=not both)]
+        moves += [CacheMove(swap, tier, sequence, drafted, [], draft=True)] if both else []
+        self.moves += moves
+        self.moving += len(moves)
+        sequence.moving += len(moves)
+        return moves[-1]
 
     def moved(self, move: CacheMove) -> None:
         """Take note that a move has ended."""

@@ -82,7 +82,7 @@ class SharedBlocks(KVBlocks):
         found = self._found(sequence)
         hits = len(found) * self.batching.layout.block
         shares = [self._shares(g, sequence.cached + hits, found) for g in range(len(self._groups))]
-        placed = sum(self._size(each) for of in shares for each in of.blocks if each.apart and not self._holders.get(each.key))
+        placed = sum(each.size for of in shares for each in of.blocks if each.apart and not self._holders.get(each.key))
         if not self.fits(placed + self._reserve(shares, tokens, sequence.pending - hits) + leave):
             return False
         if sequence.pending:
@@ -170,14 +170,16 @@ class SharedBlocks(KVBlocks):
     def _fill(self, sequence: SequenceState, cached: int) -> None:
         """Let others find the blocks of a sequence that are full with so many cached tokens."""
         full = min(cached, sequence.allocated) // self.batching.layout.block
+        if full <= sequence.filled:
+            return
         for i in range(sequence.filled, full):
             content = self._contents.of(sequence.number, sequence.request, i)
             for g, (group, shares) in enumerate(zip(self._groups, sequence.shares, strict=True)):
                 if i < shares.first or (g, content) in self._holders:
                     continue
                 if not group.is_state or cached == (i + 1) * group.block:
-                    self._publish(sequence, Share((g, content), apart=group.window is None))
-        sequence.filled = max(sequence.filled, full)
+                    self._publish(sequence, self._share((g, content), apart=group.window is None))
+        sequence.filled = full
 
     def _leave(self, sequence: SequenceState) -> None:
         """Release the blocks of a sequence that no later query sees, and what it does not need after all."""
@@ -203,13 +205,14 @@ class SharedBlocks(KVBlocks):
         runs = [0] * len(groups)  # blocks of each group that are there, and have none before them that is not
         for i in range((sequence.pending - 1) // block):
             contents.append(content := self._contents.of(sequence.number, sequence.request, i))
-            for g in range(len(groups)):
+            whole = True
+            for g, group in enumerate(groups):
                 runs[g] = runs[g] + 1 if (g, content) in self._holders or self.tiers.tier_of((g, content)) >= 0 else 0
-            lacks = [group for group, run in zip(groups, runs, strict=True) if run < i + 1 - group.seen((i + 1) * block)]
-            if not lacks:
-                found = i + 1
-            elif any(group.window is None for group in lacks):
-                break
+                if runs[g] < i + 1 - group.seen((i + 1) * block):
+                    if group.window is None:
+                        return contents[:found]
+                    whole = False
+            found = i + 1 if whole else found
         return contents[:found]
 
     def _shares(self, g: int, cached: int, found: Sequence[Content]) -> Shares:
@@ -219,7 +222,7 @@ class SharedBlocks(KVBlocks):
         for content in found[first:]:
             key = g, content
             apart = self._groups[g].window is None or bool(self._holders.get(key)) or key in self._reserved
-            self._hold(shares, Share(key, apart=apart))
+            self._hold(shares, self._share(key, apart=apart))
         return shares
 
     def _reserve(self, shares: Sequence[Shares], allocated: int, pending: int) -> int:
@@ -227,15 +230,16 @@ class SharedBlocks(KVBlocks):
         end, most = ceil_div(allocated, self.batching.layout.block), self.batching.at_once(pending)
         return sum(group.held(of.first, end, most, apart=of.apart) for group, of in zip(self._groups, shares, strict=True))
 
-    def _size(self, share: Share) -> int:
-        """Bytes of a block."""
-        return self._groups[share.group].bytes(share.number, share.number + 1)
+    def _share(self, key: Key, *, apart: bool) -> Share:
+        """A block as a sequence holds it."""
+        group, number = self._groups[key[0]], key[1].number
+        return Share(key, apart, group.bytes(number, number + 1) if group.size is None else group.size)
 
     def _hold(self, shares: Shares, share: Share) -> None:
         """Add a block to those that a sequence holds."""
         shares.blocks.append(share)
         if share.apart:
-            shares.apart += self._size(share)
+            shares.apart += share.size
 
     def _take(self, sequence: SequenceState) -> dict[int, list[Key]]:
         """Have a sequence hold the blocks that it has found; returns those that are loaded, by tier."""
@@ -262,20 +266,21 @@ class SharedBlocks(KVBlocks):
         self._count(share)
         self._hold(sequence.shares[share.group], share)
         if share.apart:
-            sequence.held -= self._size(share)
+            sequence.held -= share.size
 
     def _release(self, shares: Shares, left: Iterable[Share]) -> None:
         """Have a sequence no longer hold some blocks, which it has left in this order."""
         for share in left:
-            size = self._size(share)
+            key, size, holders = share.key, share.size, self._holders[share.key]
             if share.apart:
+                holders -= 1
+                self._holders[key] = holders
                 shares.apart -= size
-                self._holders[share.key] -= 1
-                self.used -= 0 if self._holders[share.key] else size
+                self.used -= 0 if holders else size
             else:
-                self._reserved.remove(share.key)
-            if not self._holders[share.key] and share.key not in self._reserved:
-                self._free[share.key] = size
+                self._reserved.remove(key)
+            if not holders and key not in self._reserved:
+                self._free[key] = size
                 self.kept += size
 
     def _await(self, sequence: SequenceState) -> None:
@@ -295,8 +300,11 @@ class SharedBlocks(KVBlocks):
 
     def _evict(self, sequence: SequenceState) -> None:
         """Evict blocks that no sequence holds until all fit. sequence: the one that takes their place."""
-        capacity, spilled = self.batching.capacity, Counter[int]()
-        while capacity is not None and self.used + self.kept > capacity:
+        capacity = self.batching.capacity
+        if capacity is None or self.used + self.kept <= capacity:
+            return
+        spilled = Counter[int]()
+        while self.used + self.kept > capacity:
             key = next(iter(self._free))
             size = self._free.pop(key)
             self.kept -= size

@@ -14,12 +14,13 @@ Key = tuple[int, Content]
 
 
 class Share(NamedTuple):
-    """A block of the prefix cache that a sequence holds. apart: whether it counts once for all that hold it; else it counts
-    within what the sequence has for itself.
+    """A block of the prefix cache that a sequence holds, of so many bytes. apart: whether it counts once for all that hold it;
+    else it counts within what the sequence has for itself.
     """
 
     key: Key
     apart: bool
+    size: int
 
     @property
     def group(self) -> int:

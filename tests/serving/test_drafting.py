@@ -238,7 +238,6 @@ def test_the_cache_of_both_models_is_counted_in_blocks() -> None:
     [
         ({"model": "no-such-model"}, {}, {}, "workload.speculative.model.config", "no-such-model"),
         ({"model": {"config": "gpt2", "layers": 99}}, {}, {}, "workload.speculative.model.layers", "expected 1 to 12"),
-        ({"model": "gpt2"}, {"kv": {"full": "swap"}}, {}, "workload.batching.kv.full", "'wait' or 'recompute'"),
         ({"model": "gpt2"}, {}, {"samples": 2}, "workload.sequences", "no samples"),
         ({"model": "gpt2"}, {}, {"context": 1020}, "workload", "at most 1024 tokens"),
     ],
@@ -252,17 +251,6 @@ def test_what_a_draft_model_cannot_do(
     }  # fmt: skip
     with pytest.raises((ConfigError, InputError), match=rf"{key}: .*{message}"):
         plan(from_dict({**LIKE, "workload": workload}))
-
-
-def test_the_cache_of_a_draft_model_does_not_move_to_tiers() -> None:
-    kv = {"capacity": "1 GB", "prefix_cache": True, "evicted": "tiers"}
-    workload = {
-        "sequences": [{"prompt": 9, "tokens": 5}], "batching": {"policy": "continuous", "kv": kv},
-        "speculative": {"draft": 2, "acceptance": 0.5, "model": "gpt2"},
-    }  # fmt: skip
-    hardware = {**LIKE["hardware"], "host": {"link": {"bandwidth": "50 GB/s"}}}
-    with pytest.raises(InputError, match=r"workload\.batching\.kv\.evicted: expected 'lost' with a draft model"):
-        plan(from_dict({**LIKE, "hardware": hardware, "workload": workload}))
 
 
 def test_a_saved_log_has_its_draft_steps(tmp_path: Any) -> None:

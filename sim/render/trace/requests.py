@@ -43,10 +43,10 @@ def _names(log: EventLog, rows: npt.NDArray[np.integer]) -> list[str]:
     names = []
     draft = derived.drafts(log).tolist()
     for step, query, logits, emitted in zip(*columns, strict=True):
-        if draft[step]:
+        if draft[step] and query:
             names.append("draft" if query == 1 and logits else f"draft {query}" if logits else f"draft prefill {query}")
         elif not query:
-            names.append("first token" if emitted else first_kind[steps.graph[step]].removeprefix("kv_").replace("_", " "))
+            names.append("first token" if emitted else first_kind[steps.graph[step]].replace("kv_", "", 1).replace("_", " "))
         elif query == logits:
             names.append("decode" if query == 1 else f"verify {query}")
         else:
