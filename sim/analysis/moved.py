@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.experts import Tokens, counted
-from models.graph import IntArray, OpGraph, StepLanes
+from models.graph import IntArray, Members, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
@@ -125,9 +125,9 @@ def _step_totals(ops: BatchGraph, lanes: StepLanes) -> IntArray:
     members = lanes.members
     assert members is not None
     if ops.template.together:
-        costs = _of_all_members(ops, sizes, members.query)
+        costs = _of_all_members(ops, sizes, members)
     else:
-        costs = np.asarray(_sums(ops, *sizes)[ops.cost_index, ops.column])
+        costs = np.asarray(_sums(ops, *sizes, ops.counted(members) > 0)[ops.cost_index, ops.column])
     if ops.routed:
         tokens = Tokens.of(members.sequence, members.context, members.query)
         for each in ops.routed:
@@ -150,12 +150,13 @@ def _sums(
     return total
 
 
-def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], query: IntArray) -> IntArray:
+def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], members: Members) -> IntArray:
     """`_op_totals` where kernels serve all members: sums over members as in `BatchGraph.costs_of`, and over steps."""
-    count = len(query)
+    query, count = members.query, len(members.query)
     values = [_sums(ops, sizes[0][:2], sizes[1][:2], sizes[2][:2])]
     for chosen in ops.summed_members(query):
-        for part in (slice(2, 2 + count), slice(2 + count, None)):  # at members' contexts, and at what they load
+        for part in (slice(2, 2 + count), slice(2 + count, 2 + 2 * count)):  # at members' contexts, and at what they load
             batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
             values.append(_sums(ops, batch, query_of, context, chosen.ravel()))
-    return ops.costs_from_sums(np.concatenate(values, axis=1))
+    each = _sums(ops, *sizes, ops.counted(members) > 0) if (ops.member >= 0).any() else values[0]
+    return ops.costs_from_sums(np.concatenate(values, axis=1), each)

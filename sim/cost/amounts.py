@@ -55,7 +55,7 @@ class AmountTable(RateTable):
             lanes = np.flatnonzero(count == many)
             columns = {
                 name: np.take_along_axis(getattr(members, name), order, axis=0)[:many, lanes]
-                for name in ("sequence", "context", "query", "loads")
+                for name in ("sequence", "context", "query", "loads", "kept")
             }
             yield lanes, StepLanes(
                 sequence=steps.sequence[lanes], token=steps.token[lanes], context=steps.context[lanes],

@@ -39,15 +39,15 @@ OF_MOVES = 1 << (TIER_SHIFT + 3)
 
 FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
-# Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
+# Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads, then what each keeps.
 SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
 
 # Sizes of a step; from S_TOKENS on the new tokens of each chunk.
 S_BATCH, S_CONTEXT, S_LOGITS, S_TOKENS = range(4)
 
-# A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member
-# loads itself
-M_LOADS = 3
+# A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, the cached tokens that a member
+# loads itself, and those that it keeps of a prompt that ends
+M_LOADS, M_KEPT = 3, 4
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
 # fractions, and the term of weights that it unpacks (-1: none) with ps per byte of these.
@@ -112,11 +112,7 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
     if column == LOGITS:
         return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_LOGITS], 1, 0)
     if column >= FIRST_MEMBER:
-        member = column - FIRST_MEMBER
-        of = M_CONTEXT
-        if member >= count:
-            member, of = member - count, M_LOADS
-        return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
+        return of_member(table, breaks, masks, term, i, members, lane, count)
     total = 0
     of = M_CONTEXT if column == SUM else M_LOADS
     first = term[i, T_CHUNK] * count
@@ -127,6 +123,18 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
         total += polynomial(table, breaks, masks, which, 1, query, members[lane, member, of])
     return total
+
+
+@kernel
+def of_member(table: Any, breaks: Any, masks: Any, term: Any, i: int, members: Any, lane: int, count: int) -> int:
+    """A quantity of an op of one member, of `count`; it keeps nothing where its prompt does not end."""
+    member, region = (term[i, T_COLUMN] - FIRST_MEMBER) % count, (term[i, T_COLUMN] - FIRST_MEMBER) // count
+    member += term[i, T_CHUNK] * count
+    which, query = term[i, T_ONE], members[lane, member, M_QUERY]
+    if region < 2:
+        return polynomial(table, breaks, masks, which, 1, query, members[lane, member, M_LOADS if region else M_CONTEXT])
+    kept = members[lane, member, M_KEPT]
+    return polynomial(table, breaks, masks, which, 1, 0, kept) if kept > 0 else 0
 
 
 @kernel
@@ -204,7 +212,7 @@ class RateTable:
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
         lanes, rows, ops, chunks = len(steps.context), self.rows, self.graph.ops, self.chunks
-        sizes, members = np.zeros((lanes, S_TOKENS + chunks), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
+        sizes, members = np.zeros((lanes, S_TOKENS + chunks), dtype=np.int64), np.zeros((lanes, 0, M_KEPT + 1), dtype=np.int64)
         sizes[:, S_BATCH], sizes[:, S_CONTEXT] = self.graph.ops.batch, steps.context
         each = [members]
         if steps.members is not None and self.graph.ops.members is not None:
@@ -240,7 +248,7 @@ class RateTable:
 
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
-    columns = (members.sequence, members.context, members.query, members.loads)
+    columns = (members.sequence, members.context, members.query, members.loads, members.kept)
     return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from models.graph import IntArray, Members, StepLanes
+from models.lanes import kept_of
 from sim.cost import CostModel, launches_of
 from sim.machine.arbiters import Arbiter
 from sim.machine.machine import TIER_PATHS, Machine, Path
@@ -135,6 +136,7 @@ def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes
     return StepLanes(
         sequence=np.full(lanes, number), token=token + later, context=batch.context + len(batch) * later,
         members=Members(
-            sequence=table[:, 0], context=table[:, 1], query=table[:, 2], loads=table[:, 3], logits=np.full(lanes, batch.logits)
+            sequence=table[:, 0], context=table[:, 1], query=table[:, 2], loads=table[:, 3],
+            kept=kept_of(table[:, 1], table[:, 2], table[:, 4]), logits=np.full(lanes, batch.logits),
         ),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -196,11 +196,17 @@ class _Batched:
             return {}
         shapes = [
             (graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)))._replace(
-                draft=graph.draft, device=graph.first_device
+                draft=graph.draft, device=graph.first_device, to=graph.receivers
             )
             for graph in self._graphs
         ]
         return {"shapes": shapes, "graph": self._graph, "members": self._members}
+
+
+def _shape(stored: Sequence[Any]) -> Shape:
+    """A shape, from its fields as JSON has them."""
+    parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in stored]
+    return Shape(*parts)
 
 
 def _batches(
@@ -210,7 +216,7 @@ def _batches(
     stored = json.loads(metadata["sim.batches"])
     if not stored:
         return (graphs_of(Shape((False,))),), np.zeros(steps, dtype=np.int32), None
-    graphs = tuple(graphs_of(Shape(tuple(a), b, tuple(c), *rest)) for a, b, c, *rest in stored["shapes"])
+    graphs = tuple(graphs_of(_shape(shape)) for shape in stored["shapes"])
     wide = ("context", "loads")
     columns: dict[str, Any] = {
         name: np.array(stored["members"][name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS

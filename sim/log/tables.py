@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import Members, StepLanes
+from models.lanes import kept_of
 from sim.log import derived
 from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
@@ -213,7 +214,8 @@ class EventLog:
         sequence, context, query, loads, logits = (
             np.where(there, column[np.where(there, rows, 0)], 0).astype(np.int64) for column in columns
         )
-        return Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0))
+        kept = kept_of(context, query, logits)
+        return Members(sequence=sequence, context=context, query=query, loads=loads, kept=kept, logits=logits.sum(axis=0))
 
     @property
     def makespan(self) -> int:

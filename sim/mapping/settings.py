@@ -129,7 +129,8 @@ class Parallel(Section):
     hand_over: Literal["whole", "layers"] = Field(
         default="whole",
         description="With `prefill`: a KV cache is sent when its prompt has ended (`whole`), or each layer sends what it "
-        "stores while the step goes on (`layers`), and what was cached before follows.",
+        "stores while the step goes on (`layers`), to a replica that is chosen as the request arrives; what was cached before "
+        "follows.",
     )
     tensor: Whole = Field(
         default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."
@@ -207,7 +208,7 @@ class Parallel(Section):
         for name in ("hand_over", "hand_overs"):
             if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
-        if self.token_chunks == 1 and "token_chunks_from" in self.model_fields_set:
+        if self.token_chunks == 1 and self.token_chunks_from != type(self).model_fields["token_chunks_from"].default:
             raise ValueError("expected 'token_chunks_from' only with 'token_chunks' above 1")
         if self.exchange and not (self.sequence and self.expert > 1):
             raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")

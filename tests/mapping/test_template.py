@@ -68,7 +68,9 @@ def lanes(members: list[tuple[int, int, int]], logits: int) -> StepLanes:
     sequence, one = np.arange(len(members))[:, None], np.zeros(1, dtype=np.int64)
     return StepLanes(
         sequence=one, token=one, context=context.sum(axis=0),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=np.array([logits])),
+        members=Members(
+            sequence=sequence, context=context, query=query, loads=loads, kept=0 * context, logits=np.array([logits])
+        ),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def lanes(context: list[int], query: list[int], logits: int, loads: list[int] | 
     number = np.zeros(1, dtype=np.int64)
     members = Members(
         sequence=np.arange(len(context))[:, None], context=columns[0], query=columns[1], loads=columns[2],
-        logits=np.array([logits]),
+        kept=0 * columns[0], logits=np.array([logits]),
     )  # fmt: skip
     return StepLanes(sequence=number, token=number, context=columns[0].sum(axis=0), members=members)
 

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.experts import Count, Experts, Routing, Tokens, counted
-from models.graph import QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
+from models.graph import QUANTITIES, IntArray, Members, Op, OpGraph, Polynomial, StepLanes
 from models.masks import Mask
+from models.rewrites import KEPT
+from sim.mapping.lowering import HAND_OVERS
 from sim.mapping.steps.shape import MEMBERS, Shape
 from sim.mapping.steps.stitch import Stitched
 from sim.mapping.template import Blocks, Repeated, first_of_each, rows
@@ -21,8 +23,8 @@ FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight
 #: Quantity of an op that depends on the experts that tokens choose, by the count that it grows with.
 COUNTED: dict[Count, int] = {"distinct": WEIGHT, "sent": ACT_WRITE, "chosen": FLOPS}
 
-#: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads. These two
-#: stand for the sum over members, and the sum over what each of them loads.
+#: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads, then what each
+#: keeps of a prompt that ends. These two stand for the sum over members, and the sum over what each of them loads.
 SUM, SUM_OF_LOADS = -1, -2
 
 
@@ -56,7 +58,8 @@ class BatchGraph(OpGraph):
     repeated: how the template's ops are repeated. source: int64 [op], its op in the template.
     member: int64 [op], the member it belongs to, -1 if it serves several.
     column: int64 [op], with which parameters (B, Q, N) its costs are evaluated: 0 (new tokens of all members, 1, 0); 1 (rows of
-    logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
+    logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m; 2 + 2 members + m
+    (1, 0, kept), where that is not 0. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
     feed in several; `SUM_OF_LOADS`: the same at the columns of what they load.
     chunk: int64 [op], the chunk of the new tokens that its costs are of (`StepLanes.of_chunk`), 0 if there is one.
@@ -81,12 +84,12 @@ class BatchGraph(OpGraph):
         template, repeated = self.template, self.template.repeat(self.template.blocks, self.shape)
         of = template.ops
         source, member = repeated.source, repeated.member
-        loads = member + np.where(template.loads[source], 2 + self.members, 2)
+        own = member + 2 + len(self.shape.several) * template.region[source]
         made: dict[str, Any] = {
             "polynomials": of.polynomials, "breaks": of.breaks, "masks": of.masks, "table": of.table, "_made": {},
             "repeated": repeated,
             "source": source, "member": member, "chunk": template.chunk[source],
-            "column": np.where(member >= 0, loads, template.column[source]),
+            "column": np.where(member >= 0, own, template.column[source]),
             "routed": tuple(each._replace(ops=repeated.place(each.ops)) for each in template.routed),
         }  # fmt: skip
         for name, value in made.items():
@@ -155,6 +158,7 @@ class BatchGraph(OpGraph):
         values = self.evaluate(*(column.ravel() for column in sizes)).reshape(-1, *sizes[0].shape)  # [polynomial, column, lane]
         members = steps.members
         assert members is not None
+        values *= self.counted(members)
         costs = self._of_all(values, members.query) if self.template.together else values[self.cost_index, self.column]
         if self.routed:
             tokens = Tokens.of(members.sequence, members.context, members.query)
@@ -169,9 +173,9 @@ class BatchGraph(OpGraph):
         query: int64 [member, lane].
         """
         count = len(query)
-        of = (values[:, 2 : 2 + count], values[:, 2 + count :])  # at members' contexts, and at what they load
+        of = (values[:, 2 : 2 + count], values[:, 2 + count : 2 + 2 * count])  # at members' contexts, and at what they load
         sums = [(each * chosen).sum(axis=1) for chosen in self.summed_members(query) for each in of]
-        return self.costs_from_sums(np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1))
+        return self.costs_from_sums(np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1), values)
 
     def summed_members(self, query: IntArray) -> list[npt.NDArray[np.bool_]]:
         """Masks [member, lane] of the members that a kernel for all of them sums over: those with new tokens; where the
@@ -182,18 +186,25 @@ class BatchGraph(OpGraph):
         several = query > 1
         return [~several if self.shape.swap else query == 1, several]
 
-    def costs_from_sums(self, values: IntArray) -> IntArray:
+    def costs_from_sums(self, values: IntArray, each: IntArray) -> IntArray:
         """Costs [quantity, op, ..] where kernels serve all members.
 
         values: [polynomial, column, ..]; columns 0 and 1 as in `column`, and then for each of `summed_members` the sums at the
-        members' contexts and at what they load.
+        members' contexts and at what they load. each: [polynomial, column, ..], for ops of one member, columns as in `column`.
         """
+        own = self.member >= 0
         column = np.where(self.column < 0, 1 - self.column, self.column)  # SUM at 2, SUM_OF_LOADS at 3; 4 and 5 for `several`
-        costs: IntArray = values[self.cost_index, column]
+        costs: IntArray = values[self.cost_index, np.where(own, 0, column)]
         if self.template.mixed:
             summed = self.column < 0
             costs[:, summed] += values[self.several_index[:, summed], column[summed] + 2]
+        costs[:, own] = each[self.cost_index[:, own], column[own]]
         return costs
+
+    def counted(self, members: Members) -> IntArray:
+        """[column, lane]: 1, but 0 for what a member keeps whose prompt does not end."""
+        count, lanes = members.kept.shape
+        return np.concatenate([np.ones((2 + 2 * count, lanes), dtype=np.int64), members.kept > 0])
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
         columns = int(self.column.max(initial=0)) + 3
@@ -214,9 +225,9 @@ class BatchGraph(OpGraph):
             raise ValueError(f"expected {self.members} members")
         count, lanes = members.query.shape
         one, none = np.ones((count, lanes), dtype=np.int64), np.zeros((1, lanes), dtype=np.int64)
-        batch = np.concatenate([members.query.sum(axis=0, keepdims=True), members.logits[None], one, one])
-        query = np.concatenate([none + 1, none + 1, members.query, members.query])
-        context = np.concatenate([none, none, members.context, members.loads])
+        batch = np.concatenate([members.query.sum(axis=0, keepdims=True), members.logits[None], one, one, one])
+        query = np.concatenate([none + 1, none + 1, members.query, members.query, 0 * one])
+        context = np.concatenate([none, none, members.context, members.loads, members.kept])
         return batch, query, context
 
 
@@ -225,7 +236,8 @@ class Template:
 
     ops: the graph. owner: int64 [op], as in `BatchGraph`. segment: int64 [op], as in `Stitched`. together: one kernel serves
     all members; mixed: some of which may feed in one token, and some several. sorts: by whether a member feeds in several
-    tokens, the one that stands for it. loads: [op], whether it loads from the KV cache. column: int64 [op], as in `BatchGraph`,
+    tokens, the one that stands for it. loads: [op], whether it loads from the KV cache. region: [op], 0 if the costs of an op
+    of a member are at its context, 1 at what it loads, 2 at what it keeps. column: int64 [op], as in `BatchGraph`,
     of ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same wherever it
     is. routed: ops with experts.
     """
@@ -242,6 +254,7 @@ class Template:
         self.blocks = Blocks(self.owner, self.segment, inputs, start, self.plain)
         self.mixed = any(op.several is not None for op in ops.ops)
         self.loads = ops.kind == "kv_load"
+        self.region = np.where(np.isin(ops.kind, HAND_OVERS) & (ops._labels("part") == KEPT), 2, self.loads.astype(np.int64))
         self.column = np.where(self.owner == MEMBERS, np.where(self.loads, SUM_OF_LOADS, SUM), -1 - self.owner)
         self.chunk = np.array(stitched.chunk or (0,) * len(ops), dtype=np.int64)
         self.routed = tuple(_routed(ops, self.chunk.tolist()))
@@ -251,8 +264,10 @@ class Template:
 
     def repeat(self, blocks: Blocks, shape: Shape) -> Repeated:
         """Blocks as often as there are members."""
-        if self.together:
-            return blocks.repeat(*np.zeros((3, 0), dtype=np.int64))
+        if self.together:  # members have at most what each of them sends
+            count = len(shape.several) if blocks.count.size else 0
+            same = np.zeros(count, dtype=np.int64)
+            return blocks.repeat(same, same, same - 1)
         several = np.array(shape.several, dtype=np.int64)
         if shape.swap:
             several[:] = False
