@@ -127,7 +127,7 @@ def _step_totals(ops: BatchGraph, lanes: StepLanes) -> IntArray:
     if ops.template.together:
         costs = _of_all_members(ops, sizes, members)
     else:
-        costs = np.asarray(_sums(ops, *sizes, ops.counted(members) > 0)[ops.cost_index, ops.column])
+        costs = np.asarray(_sums(ops, *sizes, ops.counted(members))[ops.cost_index, ops.column])
     if ops.routed:
         tokens = Tokens.of(members.sequence, members.context, members.query)
         for each in ops.routed:
@@ -158,5 +158,5 @@ def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray],
         for part in (slice(2, 2 + count), slice(2 + count, 2 + 2 * count)):  # at members' contexts, and at what they load
             batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
             values.append(_sums(ops, batch, query_of, context, chosen.ravel()))
-    each = _sums(ops, *sizes, ops.counted(members) > 0) if (ops.member >= 0).any() else values[0]
+    each = _sums(ops, *sizes, ops.counted(members)) if (ops.member >= 0).any() else values[0]
     return ops.costs_from_sums(np.concatenate(values, axis=1), each)

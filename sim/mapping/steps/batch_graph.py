@@ -158,7 +158,8 @@ class BatchGraph(OpGraph):
         values = self.evaluate(*(column.ravel() for column in sizes)).reshape(-1, *sizes[0].shape)  # [polynomial, column, lane]
         members = steps.members
         assert members is not None
-        values *= self.counted(members)
+        if self.template.keeps:
+            values *= self.counted(members)
         costs = self._of_all(values, members.query) if self.template.together else values[self.cost_index, self.column]
         if self.routed:
             tokens = Tokens.of(members.sequence, members.context, members.query)
@@ -201,10 +202,13 @@ class BatchGraph(OpGraph):
         costs[:, own] = each[self.cost_index[:, own], column[own]]
         return costs
 
-    def counted(self, members: Members) -> IntArray:
-        """[column, lane]: 1, but 0 for what a member keeps whose prompt does not end."""
+    def counted(self, members: Members) -> npt.NDArray[np.bool_]:
+        """Mask [column, lane] of parameters that count: of what members keep, that of those whose prompt ends."""
         count, lanes = members.kept.shape
-        return np.concatenate([np.ones((2 + 2 * count, lanes), dtype=np.int64), members.kept > 0])
+        counted = np.ones((2 + (2 + self.template.keeps) * count, lanes), dtype=np.bool_)
+        if self.template.keeps:
+            counted[2 + 2 * count :] = members.kept > 0
+        return counted
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
         columns = int(self.column.max(initial=0)) + 3
@@ -225,9 +229,11 @@ class BatchGraph(OpGraph):
             raise ValueError(f"expected {self.members} members")
         count, lanes = members.query.shape
         one, none = np.ones((count, lanes), dtype=np.int64), np.zeros((1, lanes), dtype=np.int64)
-        batch = np.concatenate([members.query.sum(axis=0, keepdims=True), members.logits[None], one, one, one])
-        query = np.concatenate([none + 1, none + 1, members.query, members.query, 0 * one])
-        context = np.concatenate([none, none, members.context, members.loads, members.kept])
+        batch = np.concatenate([members.query.sum(axis=0, keepdims=True), members.logits[None], one, one])
+        query = np.concatenate([none + 1, none + 1, members.query, members.query])
+        context = np.concatenate([none, none, members.context, members.loads])
+        if self.template.keeps:
+            batch, query, context = (np.concatenate(pair) for pair in ((batch, one), (query, 0 * one), (context, members.kept)))
         return batch, query, context
 
 
@@ -237,9 +243,9 @@ class Template:
     ops: the graph. owner: int64 [op], as in `BatchGraph`. segment: int64 [op], as in `Stitched`. together: one kernel serves
     all members; mixed: some of which may feed in one token, and some several. sorts: by whether a member feeds in several
     tokens, the one that stands for it. loads: [op], whether it loads from the KV cache. region: [op], 0 if the costs of an op
-    of a member are at its context, 1 at what it loads, 2 at what it keeps. column: int64 [op], as in `BatchGraph`,
-    of ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same wherever it
-    is. routed: ops with experts.
+    of a member are at its context, 1 at what it loads, 2 at what it keeps; keeps: some are. column: int64 [op], as in
+    `BatchGraph`, of ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same
+    wherever it is. routed: ops with experts.
     """
 
     def __init__(self, stitched: Stitched) -> None:
@@ -255,6 +261,7 @@ class Template:
         self.mixed = any(op.several is not None for op in ops.ops)
         self.loads = ops.kind == "kv_load"
         self.region = np.where(np.isin(ops.kind, HAND_OVERS) & (ops._labels("part") == KEPT), 2, self.loads.astype(np.int64))
+        self.keeps = bool((self.region == 2).any())
         self.column = np.where(self.owner == MEMBERS, np.where(self.loads, SUM_OF_LOADS, SUM), -1 - self.owner)
         self.chunk = np.array(stitched.chunk or (0,) * len(ops), dtype=np.int64)
         self.routed = tuple(_routed(ops, self.chunk.tolist()))
