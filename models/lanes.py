@@ -11,20 +11,27 @@ from models.experts import share_of
 from models.op import IntArray
 
 
+def kept_of(context: IntArray, query: IntArray, logits: IntArray) -> IntArray:
+    """Tokens in the caches of members after a step from whose last tokens they need logits, 0 of others: `Members.kept`."""
+    return np.where(logits > 0, context + query, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
     """Sequences that take part in some steps of one graph, int64 [member, lane].
 
     sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
-    tokens it loads itself; another member loads the rest, which they share. logits: rows of logits that it needs. home: the
-    device that it is on, where devices have sequences of their own. Where lanes have different numbers of members, the rest of
-    the column is 0: with no query, a member takes no part.
+    tokens it loads itself; another member loads the rest, which they share. kept: tokens in its cache after a step that ends
+    its prompt, 0 in other steps. logits: rows of logits that it needs. home: the device that it is on, where devices have
+    sequences of their own. Where lanes have different numbers of members, the rest of the column is 0: with no query, a member
+    takes no part.
     """
 
     sequence: IntArray
     context: IntArray
     query: IntArray
     loads: IntArray
+    kept: IntArray
     logits: IntArray
     home: IntArray
 
@@ -39,7 +46,8 @@ class Members:
         first = np.maximum(begin, share_of(tokens, chunk, chunks))
         query = np.maximum(np.minimum(end, share_of(tokens, chunk + 1, chunks)) - first, 0)
         before = np.where(query > 0, first - begin, 0)
-        return replace(self, context=self.context + before, query=query, loads=self.loads + before)
+        kept = np.where(first + query == end, self.kept, 0) * (query > 0)
+        return replace(self, context=self.context + before, query=query, loads=self.loads + before, kept=kept)
 
     @classmethod
     def side_by_side(cls, parts: Sequence[Members]) -> Members:

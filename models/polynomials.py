@@ -69,14 +69,15 @@ def with_masks(pieces: Pieces, masks: Sequence[Mask], wanted: Sequence[Mask]) ->
     )
 
 
-def unchosen(pieces: Pieces, masks: Sequence[Mask]) -> Pieces:
+def unchosen(pieces: Pieces) -> Pieces:
     """The bytes of all rows of a layer, from those that are read where an indexer chooses some of them.
 
     It changes what is read where a piece begins from which on not all rows are: of a compressed cache, one where the terms of
     its rows differ from those before, while its window may end at others.
     """
-    first = len(MONOMIALS) if masks else 0
-    left = [0] * terms(masks)  # what later pieces lack, by term
+    compressed = any(any(piece[len(MONOMIALS) :]) for piece in pieces)
+    first = len(MONOMIALS) if compressed else 0
+    left = [0] * len(pieces[0])  # what later pieces lack, by term
     made = [pieces[0]]
     for before, after in pairwise(pieces):
         if before[first:] != after[first:]:

@@ -11,7 +11,7 @@
 | `chunked`          | `chunks`      | ops with partial results, and the collectives that add them up, in chunks      |
 | `staged`           | `devices`     | layers in pipeline stages, with sends of activations between them                 |
 | `unfolded`         | `devices`     | the ops of each device, where one stood for several that do the same            |
-| `with_sends`       | `hand_over`     | layers send what they store in the KV cache as soon as it is there               |
+| `with_sends`       | `hand_over`     | layers send what is needed elsewhere of their caches as soon as it is there      |
 | `with_formats`     | `formats`     | bytes of weights, KV cache and activations in fewer bits                         |
 | `without_resident` | `resident`    | weights that stay on chip are no longer read                                     |
 | `read_in_place`    | `in_place`    | no KV loads: the ops of attention read the cache themselves                      |
@@ -27,7 +27,7 @@ from models.rewrites.context import over_positions, refuse_context
 from models.rewrites.devices import P2P, staged, unfolded
 from models.rewrites.formats import check_arithmetic, with_formats
 from models.rewrites.fusion import fuse
-from models.rewrites.hand_over import with_sends
+from models.rewrites.hand_over import KEPT, appending, kept_rows, with_sends
 from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.kernels import between_kernels, without_weight_casts
@@ -35,9 +35,9 @@ from models.rewrites.resident import bytes_kept, without_resident
 from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, CONTEXT, EXCHANGE_SENDS, EXCHANGES, shard
 
 __all__ = [
-    "ALL_REDUCE", "COLLECTIVES", "CONTEXT", "EXCHANGES", "EXCHANGE_SENDS", "P2P",
-    "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse",
-    "over_positions", "read_in_place", "refuse_context", "shard", "staged", "unfolded", "with_formats", "with_kv_heads",
-    "with_sends",
+    "ALL_REDUCE", "COLLECTIVES", "CONTEXT", "EXCHANGES", "EXCHANGE_SENDS", "KEPT", "P2P",
+    "appending", "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse",
+    "kept_rows", "over_positions", "read_in_place", "refuse_context", "shard", "staged", "unfolded",
+    "with_formats", "with_kv_heads", "with_sends",
     "without_resident", "without_weight_casts",
 ]  # fmt: skip

@@ -126,7 +126,7 @@ def _step_totals(ops: BatchGraph, lanes: StepLanes) -> IntArray:
     if ops.template.together:
         costs = _of_all_members(ops, sizes, members)
     else:
-        costs = np.asarray(_sums(ops, *sizes)[ops.cost_index, ops.places])
+        costs = np.asarray(_sums(ops, *sizes, ops.present(members))[ops.cost_index, ops.places])
     for each, counts in ops.counts(members):
         costs[each.quantity, each.ops] = counts.sum(axis=1)[each.layer] * each.size
     return costs
@@ -157,4 +157,5 @@ def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray],
             values.append(_sums(ops, at, query_at, context_at, chosen.ravel()))
     of_devices = slice(2 + 2 * count, None)
     values.append(_sums(ops, batch[of_devices], query[of_devices], context[of_devices]))
-    return ops.costs_from_sums(np.concatenate(values, axis=1))
+    each = _sums(ops, *sizes, ops.present(members)) if (ops.member >= 0).any() else values[0]
+    return ops.costs_from_sums(np.concatenate(values, axis=1), each)

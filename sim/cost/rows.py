@@ -41,7 +41,7 @@ OF_MOVES = 1 << (TIER_SHIFT + 3)
 FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
 # Columns of parameters, as in `sim.mapping.steps.batch_graph`: from FIRST_MEMBER on those of members, then what each of them
-# loads; below 0 PER_HOME for the members of each device.
+# loads, then what each keeps; below 0 PER_HOME for the members of each device.
 TOKENS, LOGITS, FIRST_MEMBER = 0, 1, 2
 
 # Sizes of a step; from S_TOKENS on the new tokens of each chunk. Where devices have sequences of their own there is one chunk,
@@ -49,8 +49,8 @@ TOKENS, LOGITS, FIRST_MEMBER = 0, 1, 2
 S_BATCH, S_CONTEXT, S_LOGITS, S_TOKENS, FIRST_HOME = range(5)
 
 # A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, the cached tokens that a member loads
-# itself, and its device.
-M_LOADS, M_HOME, MEMBER_FIELDS = 3, 4, 5
+# itself, its device, and the tokens that it keeps of a prompt that ends.
+M_LOADS, M_HOME, M_KEPT, MEMBER_FIELDS = 3, 4, 5, 6
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
 # fractions, and the term of weights that it unpacks (-1: none) with ps per byte of these.
@@ -116,11 +116,7 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
     if column == LOGITS:
         return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_LOGITS], 1, 0)
     if column >= FIRST_MEMBER:
-        member = column - FIRST_MEMBER
-        of = M_CONTEXT
-        if member >= count:
-            member, of = member - count, M_LOADS
-        return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
+        return of_member(table, breaks, masks, term, i, members, lane, count)
     home, of_home = (-1 - column) // PER_HOME, -1 - (-1 - column) % PER_HOME
     if of_home in (OWN_TOKENS, OWN_LOGITS):
         own = FIRST_HOME + 2 * home + OWN_TOKENS - of_home
@@ -137,6 +133,18 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
         total += polynomial(table, breaks, masks, which, 1, query, members[lane, member, of])
     return total
+
+
+@kernel
+def of_member(table: Any, breaks: Any, masks: Any, term: Any, i: int, members: Any, lane: int, count: int) -> int:
+    """A quantity of an op of one member, of `count`; it keeps nothing where its prompt does not end."""
+    member, region = (term[i, T_COLUMN] - FIRST_MEMBER) % count, (term[i, T_COLUMN] - FIRST_MEMBER) // count
+    member += term[i, T_CHUNK] * count
+    which, query = term[i, T_ONE], members[lane, member, M_QUERY]
+    if region < 2:
+        return polynomial(table, breaks, masks, which, 1, query, members[lane, member, M_LOADS if region else M_CONTEXT])
+    kept = members[lane, member, M_KEPT]
+    return polynomial(table, breaks, masks, which, 1, 0, kept) if kept > 0 else 0
 
 
 @kernel
@@ -259,7 +267,7 @@ class RateTable:
 
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
-    columns = (members.sequence, members.context, members.query, members.loads, members.home)
+    columns = (members.sequence, members.context, members.query, members.loads, members.home, members.kept)
     return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
 
 

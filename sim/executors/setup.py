@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from models.graph import IntArray, Members, StepLanes
+from models.lanes import kept_of
 from sim.cost import CostModel, launches_of
 from sim.machine.arbiters import Arbiter
 from sim.machine.machine import TIER_PATHS, Machine, Path
@@ -136,6 +137,6 @@ def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes
         sequence=np.full(lanes, number), token=token + later, context=batch.context + len(batch) * later,
         members=Members(
             sequence=table[:, SEQUENCE], context=table[:, CONTEXT], query=table[:, QUERY], loads=table[:, LOADS],
-            logits=table[:, LOGITS], home=table[:, HOME],
+            kept=kept_of(table[:, CONTEXT], table[:, QUERY], table[:, LOGITS]), logits=table[:, LOGITS], home=table[:, HOME],
         ),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -202,11 +202,17 @@ class _Batched:
             return {}
         shapes = [
             (graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)))._replace(
-                draft=graph.draft, device=graph.first_device
+                draft=graph.draft, device=graph.first_device, to=graph.receivers
             )
             for graph in self._graphs
         ]
         return {"shapes": shapes, "graph": self._graph, "members": self._members}
+
+
+def _shape(stored: Sequence[Any]) -> Shape:
+    """A shape, from its fields as JSON has them."""
+    parts: list[Any] = [tuple(part) if isinstance(part, list) else part for part in stored]
+    return Shape(*parts)
 
 
 def _batches(
@@ -216,10 +222,8 @@ def _batches(
     stored = json.loads(metadata["sim.batches"])
     if not stored:
         return (graphs_of(Shape((False,))),), np.zeros(steps, dtype=np.int32), None
-    shapes: list[list[Any]] = [[tuple(each) if isinstance(each, list) else each for each in of] for of in stored["shapes"]]
-    graphs = tuple(graphs_of(Shape(*shape)) for shape in shapes)
+    graphs = tuple(graphs_of(_shape(shape)) for shape in stored["shapes"])
     wide, members = ("context", "loads"), stored["members"]
-    members.setdefault("home", [0] * len(members["step"]))  # which logs had not before there were any
     columns: dict[str, Any] = {name: np.array(members[name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS}
     return graphs, np.array(stored["graph"], dtype=np.int32), MemberTable(**columns)
 

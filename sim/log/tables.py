@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import Members, StepLanes
+from models.lanes import kept_of
 from sim.log import derived
 from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
@@ -212,10 +213,11 @@ class EventLog:
         # Those of the graph come first among the rows of a step.
         rows = first + np.arange(most)[:, None]  # [member, lane]
         there = rows < last
-        columns = {name: getattr(self.batched, name) for name in Members.__dataclass_fields__}
-        return Members(
-            **{name: np.where(there, each[np.where(there, rows, 0)], 0).astype(np.int64) for name, each in columns.items()}
-        )
+        names = ("sequence", "context", "query", "loads", "logits", "home")
+        columns = {
+            name: np.where(there, getattr(self.batched, name)[np.where(there, rows, 0)], 0).astype(np.int64) for name in names
+        }
+        return Members(**columns, kept=kept_of(columns["context"], columns["query"], columns["logits"]))
 
     @property
     def makespan(self) -> int:

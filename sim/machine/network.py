@@ -85,9 +85,9 @@ class Network:
         return tuple(self._path(source, target) for source in self.simulated for target in range(self.count))
 
     def _path(self, source: int, target: int) -> tuple[Port, ...]:
-        """The links from one device to another. To itself stands for one that is chosen later: the link out to the switch."""
+        """The links from one device to another; none to itself."""
         if source == target:
-            return (Port("link", self._place(source), "link"),) if self.topology == "switch" and self.island > 1 else ()
+            return ()
         if source // self.island != target // self.island:
             return Port("network", self._place(source), "network"), Port("network", self._place(target), "network in")
         if self.topology == "switch":

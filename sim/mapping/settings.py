@@ -129,7 +129,8 @@ class Parallel(Section):
     hand_over: Literal["whole", "layers"] = Field(
         default="whole",
         description="With `prefill`: a KV cache is sent when its prompt has ended (`whole`), or each layer sends what it "
-        "stores while the step goes on (`layers`), and what was cached before follows.",
+        "stores while the step goes on (`layers`), to a replica that is chosen as the request arrives; what was cached before "
+        "follows.",
     )
     tensor: Whole = Field(
         default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."

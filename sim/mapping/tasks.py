@@ -122,7 +122,7 @@ class TaskGraph:
     outputs, output_start: CSR of the tasks that need it.
     links: the same edges, through joins where there are very many; executors follow these.
     kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer, or load or store its state.
-    first_device: that of the replica that the step runs on.
+    first_device: that of the replica that the step runs on. receivers: for each member, that of the one that its cache goes to.
     """
 
     ops: OpGraph
@@ -146,6 +146,7 @@ class TaskGraph:
     kv_loads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     kv_stores: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     first_device: int = 0
+    receivers: tuple[int, ...] = ()
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # columns made so far
 
     def __len__(self) -> int:
@@ -183,7 +184,7 @@ class TaskGraph:
         kind = self.kind_of(task)
         words = [kind]
         kind = kind.removeprefix(DRAFT)
-        if self.ops.members is not None and self.ops.members > 1 and (member := int(self.ops.member[self.op[task]])) >= 0:
+        if self.ops.members not in (None, 1) and (member := int(self.ops.member[self.op[task]])) >= 0:
             words.append(f"m{member}")
         if kind != op.kind:
             words.append(op.kind)

@@ -22,7 +22,7 @@ from sim.mapping.lowering import KV_CLASS
 from sim.mapping.settings import Execution
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
-from sim.runs.machine import BY_BYTES, has_several_links, network_of
+from sim.runs.machine import BY_BYTES, network_of
 from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
@@ -118,9 +118,6 @@ def _refuse_replicas(scenario: Scenario) -> None:
     if parallel.prefill >= parallel.data:
         message = f"expected fewer than {parallel.data}, the replicas (mapping.parallel.data), found {parallel.prefill}"
         raise ConfigError("mapping.parallel.prefill", message)
-    if parallel.prefill and parallel.hand_over == "layers" and has_several_links(scenario.hardware.devices):
-        message = "expected whole where devices have several links: receivers are not known before a prompt has ended"
-        raise ConfigError("mapping.parallel.hand_over", message)
     if workload.batching.alone:
         message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
         raise ConfigError("workload.batching.policy", message)
@@ -385,10 +382,11 @@ def _moves(setup: Setup, last: Member) -> Iterator[tuple[Batch, int]]:
         if batching.capacity is not None and batching.settings.kv.spills:
             for tier in tiers:
                 yield Batch(all_of_it, "fetch", tier=tier, draft=draft), 2
-    if batching.prefilling:  # between neighbors, and between those furthest apart, which cross the network if any do
-        decoding = [batching.devices * replica for replica in range(batching.prefilling, batching.replicas)]
-        yield Batch(all_of_it, "send", device=decoding[0] - batching.devices, to=decoding[0]), 1
-        yield Batch(all_of_it, "send", to=decoding[-1]), 1
+    if batching.prefilling and (batching.follows or not batching.by_layer):
+        # Between neighbors, and between those furthest apart, which cross the network if any do.
+        decoding = tuple(batching.devices * replica for replica in range(batching.prefilling, batching.replicas))
+        yield Batch(all_of_it, "send", device=decoding[0] - batching.devices, to=decoding[:1]), 1
+        yield Batch(all_of_it, "send", to=decoding[-1:]), 1
 
 
 def _least_efficiency(setup: Setup) -> Fraction:

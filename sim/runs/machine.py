@@ -83,11 +83,6 @@ def _between(devices: Devices) -> int:
     return devices.islands.link.bandwidth if devices.islands is not None and devices.island < devices.count else 0
 
 
-def has_several_links(devices: Devices) -> bool:
-    """Whether it depends on the receiver over which link a device sends."""
-    return devices.topology != "switch" or _between(devices) > 0
-
-
 def network_of(scenario: Scenario) -> Network:
     """The links between devices."""
     devices, parallel = scenario.hardware.devices, scenario.mapping.parallel

@@ -201,7 +201,8 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     drafts = [of_machine(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     routes, variants, prefilling = routing(scenario), of_run[0].variants, None
     if mapping.parallel.prefill and mapping.parallel.hand_over == "layers":
-        prefilling = of_machine(LaidOut(variants, with_sends), on_engines, routes)
+        sending = LaidOut(variants, lambda ops: with_sends(ops, variants[False, True]))
+        prefilling = of_machine(sending, on_engines, routes, sends=True)
     return of_machine(
         variants, on_engines, routes, draft=drafts[0] if drafts else None, prefilling=prefilling,
         written=scenario.model.config is None,

@@ -53,7 +53,7 @@ class Batch:
 
     def __init__(
         self, members: Sequence[Member], swap: Swap = "", forks: tuple[int, ...] = (), *,
-        draft: bool = False, device: int = 0, tier: int = 0, to: int = -1,
+        draft: bool = False, device: int = 0, tier: int = 0, to: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader, _ = zip(*members, strict=True)

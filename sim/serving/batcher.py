@@ -99,10 +99,9 @@ class Batcher:
             self._last, self._decoding_on = self._last.decoded_on(), True
             return self._last
         members, self._in_step = self._composer.members(self.running)
-        self._last, self._decoding_on = (
-            Batch(members, forks=self._forks(members), device=self.device) if members else None,
-            False,
-        )
+        self._last, self._decoding_on = None, False
+        if members:
+            self._last = Batch(members, forks=self._forks(members), device=self.device, to=self._receivers(members))
         self._note_holds(now)
         if self._last is not None and self.batching.drafts:
             self._verifying = self._last
@@ -149,13 +148,22 @@ class Batcher:
 
     def unsent(self, sequence: SequenceState) -> int:
         """Tokens in the cache of a sequence that no step has sent to other replicas."""
-        return sequence.cached - (sequence.fed if self.batching.by_layer else 0)
+        if not self.batching.by_layer:
+            return sequence.cached
+        return sequence.cached - sequence.fed if self.batching.follows else 0
 
     def handed_over(self, sequence: SequenceState, now: int) -> None:
         """Take note that all of the cache of a sequence has been sent to replicas that decode."""
         assert isinstance(self.arrivals, Inbox)
         self.blocks.free(sequence)
         self.arrivals.hand_over(sequence, now)
+
+    def _receivers(self, members: list[Member]) -> tuple[int, ...]:
+        """The first device of the replica that decodes each member, where a step sends what it stores."""
+        if not (self.hands_over and self.batching.by_layer):
+            return ()
+        assert isinstance(self.arrivals, Inbox)
+        return tuple(self.arrivals.receiver(member.sequence) * self.batching.devices for member in members)
 
     def steps_ahead(self) -> int:
         """After `next`: how many steps would follow that one in which its members, and no others, decode one token each.

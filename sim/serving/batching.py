@@ -60,6 +60,11 @@ class ResolvedBatching:
         return self.speculation is not None and self.speculation.model is not None
 
     @property
+    def follows(self) -> bool:
+        """Whether there are layers that send what they store alone, so that what was cached before follows."""
+        return any(group.window is None and group.rate == 1 for group in self.layout.groups)
+
+    @property
     def beside(self) -> bool:
         """Whether moves to and from tiers are made by loops of their own, beside those that they are for."""
         kv = self.settings.kv

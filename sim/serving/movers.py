@@ -32,8 +32,8 @@ class _Moves(Batcher):
 class HandOver(_Moves):
     """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each through the link.
 
-    They send all of it, but for what steps have sent layer by layer, to the replica that a router chooses now. When all has
-    been sent, blocks are freed, and the request is given to that replica.
+    They send all of it, but for what steps have sent layer by layer, to the replica that a router chooses now, or has chosen.
+    When all has been sent, blocks are freed, and the request is given to that replica.
     """
 
     _sending: tuple[SequenceState, Batcher] | None = None
@@ -45,7 +45,7 @@ class HandOver(_Moves):
         sequence, _ = self._sending
         assert isinstance(self.arrivals, Inbox)
         many, to = self.unsent(sequence), self.arrivals.receiver(sequence.number) * self.batching.devices
-        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device, to=to)
+        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device, to=(to,))
 
     def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
         assert self._sending is not None

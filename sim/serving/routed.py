@@ -4,8 +4,9 @@ All replicas share a `Front`. It routes a request when the first of their loops 
 has ended before: nothing else changes what a replica has to do meanwhile. Where steps end in the instant of the arrival, loops
 take their turns in order of their numbers, and the request is routed once the first of them has ended its step.
 
-Where some replicas prefill and others decode, these are two pools, each with a router of its own. Requests come to the first;
-the second router chooses when the hand-over of a prompt begins (`sim.serving.movers.HandOver`), and they go there at its end.
+Where some replicas prefill and others decode, these are two pools, each with a router of its own. Requests come to the first.
+The second router chooses when the hand-over of a prompt begins (`sim.serving.movers.HandOver`), or where layers send what they
+store, when the request arrives, and at the end of the hand-over they go there.
 """
 
 from __future__ import annotations
@@ -79,11 +80,12 @@ class Inbox:
         """Note that a request has ended."""
         self.left(number, now)
         self._front.ended += 1
+        self._front.decoding.release(number)
         self._front.arrivals.ended(number, now)
 
     def receiver(self, number: int) -> int:
-        """The replica, among all, that a prompt which was prefilled here will be handed over to."""
-        return self._front.batching.prefilling + self._front.decoding.choose(number)
+        """The replica, among all, that a prompt which is prefilled here will be handed over to."""
+        return self._front.batching.prefilling + self._front.decoding.receiver(number)
 
     def hand_over(self, sequence: SequenceState, now: int) -> None:
         """Note that a prompt that was prefilled here has been handed over to the replicas that decode."""
@@ -109,11 +111,22 @@ class Pool:
 
     def give(self, number: int) -> None:
         """Give a request to the replica that was chosen for it, or is chosen now."""
-        replica = self.chosen[number] if number in self.chosen else self.choose(number)
+        replica = self.receiver(number)
         del self.chosen[number]
         load = self.loads[replica]
         self.inboxes[replica * self._loops + load.routed % self._loops].routed.append(number)
         load.routed += 1
+
+    def receiver(self, number: int) -> int:
+        """The replica that was chosen for a request that is not there yet, or is chosen now."""
+        return self.chosen[number] if number in self.chosen else self.choose(number)
+
+    def release(self, number: int) -> None:
+        """Note that a request will not come to the replica that may have been chosen for it: it has ended elsewhere."""
+        replica = self.chosen.pop(number, None)
+        if replica is not None:
+            self.loads[replica].requests -= 1
+            self.loads[replica].prompts -= self._front.arrivals.requests[number].prompt
 
     def choose(self, number: int) -> int:
         """Choose the replica of a request, which has it to do from now on."""
@@ -157,6 +170,8 @@ class Front:
         """Route the requests that have come by now."""
         while (number := self.arrivals.take(now)) is not None:
             self.pool.give(number)
+            if self.batching.by_layer and self.pool is not self.decoding:
+                self.decoding.choose(number)
 
 
 def routed(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Only] | None:

@@ -69,7 +69,9 @@ def lanes(members: list[tuple[int, int, int]], logits: int) -> StepLanes:
     rows = np.where(sequence == 0, logits, 0)
     return StepLanes(
         sequence=one, token=one, context=context.sum(axis=0),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=rows, home=0 * rows),
+        members=Members(
+            sequence=sequence, context=context, query=query, loads=loads, kept=0 * context, logits=rows, home=0 * rows
+        ),
     )  # fmt: skip
 
 

@@ -53,13 +53,20 @@ def test_tokens_of_all_members_are_cut_one_after_another() -> None:
     """The first chunk of 1 + 1 + 11 tokens has 7: two that decode, and 5 of a prompt, which the second sees in the cache."""
     lane: dict[str, IntArray] = {
         name: np.array(values)[:, None]
-        for name, values in (("sequence", [3, 1, 7]), ("context", [90, 20, 4]), ("query", [1, 1, 11]), ("loads", [90, 15, 4]))
+        for name, values in {
+            "sequence": [3, 1, 7],
+            "context": [90, 20, 4],
+            "query": [1, 1, 11],
+            "loads": [90, 15, 4],
+            "kept": [91, 0, 15],
+        }.items()
     }
     whole = Members(**lane, logits=np.ones((3, 1), dtype=np.int64), home=np.zeros((3, 1), dtype=np.int64))
     first, second = (whole.of_chunk(chunk, 2) for chunk in range(2))
     assert (first.query.ravel().tolist(), second.query.ravel().tolist()) == ([1, 1, 5], [0, 0, 6])
     assert (first.context.ravel().tolist(), second.context.ravel().tolist()) == ([90, 20, 4], [90, 20, 9])
     assert (first.loads.ravel().tolist(), second.loads.ravel().tolist()) == ([90, 15, 4], [90, 15, 9])
+    assert (first.kept.ravel().tolist(), second.kept.ravel().tolist()) == ([91, 0, 0], [0, 0, 15])
     assert (first.sequence.ravel().tolist(), first.logits.ravel().tolist()) == ([3, 1, 7], [1, 1, 1])
 
 
@@ -150,15 +157,20 @@ def test_a_slow_link_is_busy_from_the_first_all_reduce_to_the_last(base) -> None
     assert log.tasks.end[sends].max() == begin + LATENCY + 2 * 2 * LAYERS * (DEVICES - 1) * each
 
 
-def test_later_tokens_of_a_prompt_see_the_earlier_ones(base) -> None:
-    """Attention of the second chunk begins when the first has stored its keys and values, in each layer, and reads them."""
-    log = run(base, **CHUNKS).log
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("attention", {}), ("kv_load", {"mapping__kv": "transfers", "mapping__execution": "prefetch"})],
+    ids=("operands", "transfers"),
+)
+def test_later_tokens_of_a_prompt_see_the_earlier_ones(base, kind: str, changes: dict[str, object]) -> None:
+    """Attention of the second chunk, or its load, begins when the first has stored its rows, in each layer, and reads them."""
+    log = run(base, **CHUNKS, **changes).log
     (graph,) = log.graphs
     chunk = graph.ops.chunk[graph.op]  # type: ignore[attr-defined]
     row = 2 * 1024 * 2 // DEVICES  # bytes of a token in a layer: keys and values of one head of 128
     for layer in range(LAYERS):
         stores = np.flatnonzero((graph.layer == layer) & (graph.kind == graph.kinds.index("kv_store")) & (chunk == 0))
-        (reads,) = np.flatnonzero((graph.layer == layer) & (graph.kind == graph.kinds.index("attention")) & (chunk == 1))
+        (reads,) = np.flatnonzero((graph.layer == layer) & (graph.kind == graph.kinds.index(kind)) & (chunk == 1))
         assert log.tasks.start[reads] >= log.tasks.end[stores].max()
         assert log.bytes_moved()[reads] == TOKENS // 2 * row
         assert set(stores.tolist()) <= set(graph.inputs[graph.input_start[reads] : graph.input_start[reads + 1]].tolist())
@@ -191,7 +203,7 @@ MIXED = {
             "mapping__parallel__dispatch": "all_to_all",
             "workload__sequences": "[{prompt: 19, tokens: 2}, {context: 64, tokens: 3}]",
         },
-        {"model__config": "gemma-3-1b", "mapping__kv": "transfers", "mapping__execution": "prefetch"},
+        {"model__config": "gemma-3-1b", "mapping__kv": "transfers", "mapping__execution": "prefetch", "model__layers": 2},
     ],
     ids=str,
 )  # fmt: skip

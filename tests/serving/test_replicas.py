@@ -24,7 +24,9 @@ from sim.runs import saved
 from sim.runs.plan import plan
 from sim.runs.run import run
 from sim.scenario import from_dict
-from sim.serving.routed import Outstanding
+from sim.serving.arrivals import Arrivals
+from sim.serving.batching import ResolvedBatching
+from sim.serving.routed import Front, Outstanding
 from sim.serving.routers import ROUTERS, Load, Router
 from sim.workload.requests import Request
 from tests.executors import assert_same
@@ -328,13 +330,6 @@ def test_reports_name_replicas() -> None:
         ({"workload": {"batching": "independent"}}, "workload.batching.policy: expected batches where there are replicas"),
         ({"mapping": {"parallel": {"data": 2, "prefill": 2}}}, "mapping.parallel.prefill: expected fewer than 2"),
         ({"mapping": {"parallel": {"data": 2, "prefill": 1}}, "workload": {"sequences": [{}]}}, "a prompt of each request"),
-        (
-            {
-                "mapping": {"parallel": {"data": 4, "prefill": 1, "hand_over": "layers"}},
-                "hardware": ONE | {"devices": {"count": 4, "link": LINK, "islands": {"size": 2, "link": LINK}}},
-            },
-            "mapping.parallel.hand_over: expected whole where devices have several links: receivers are not known",
-        ),
         ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
         ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
         ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
@@ -550,6 +545,80 @@ class TestHandOverByLayer:
         assert layers.makespan <= whole.makespan
         assert layers.metrics.bytes_sent == whole.metrics.bytes_sent
 
+    @pytest.mark.parametrize(
+        ("topology", "parallel"),
+        [
+            *((each, {}) for each in ("switch", "ring", "mesh", "all_to_all", "islands")),
+            ("islands", {"tensor": 2}), ("mesh", {"tensor": 2, "fold": False}), ("ring", {"pipeline": 2, "micro_batches": 1}),
+        ],
+    )  # fmt: skip
+    def test_each_layer_goes_to_the_replica_that_decodes(self, topology: str, parallel: dict[str, Any]) -> None:
+        """Two prompts in one step: the first goes to replica 1 and the second to 2, all bytes over the links to these."""
+        data = disaggregated(
+            [{"prompt": 30, "tokens": 2}, {"prompt": 11, "tokens": 2}], data=4, hand_over="layers", **parallel
+        ).to_dict()
+        devices = in_islands(data) if topology == "islands" else data["hardware"]["devices"] | {"topology": topology}
+        data["hardware"]["devices"], data["workload"]["prefill"]["chunk"] = devices, None
+        for attention in ("sequence", "batch"):
+            data["mapping"]["attention"] = attention
+            log = run(from_dict(data)).log
+            graph = log.graphs[log.steps.graph[0]]
+            each = len(log.machine.devices) // 4
+            assert graph.receivers == (each, 2 * each)
+            moved, sent = log.bytes_moved(), dict[int, int]()
+            for task in np.flatnonzero([graph.kind_of(task) == "kv_send" for task in range(len(graph))]).tolist():
+                to = int(graph.to[task])
+                crossed = sorted(log.services.channel[log.services.task == task].tolist())
+                assert sorted({*crossed}) == sorted(log.machine.crossed(int(graph.device[task]), to))
+                replica = to // (data["hardware"]["devices"]["count"] // 4)
+                assert graph.name(task) == f"kv_send m{replica - 1}"
+                sent[replica] = sent.get(replica, 0) + int(moved[task]) * log.machine.like
+            assert sent == {1: 30 * KV, 2: 11 * KV}
+            assert_same(compiled.simulate(plan(from_dict(data)).setup), log)
+
+    @pytest.mark.parametrize("chunk", [None, 256])
+    @pytest.mark.parametrize(
+        ("config", "layers", "of_all"),
+        [
+            ("gemma-3-1b", 6, (5 * 511 + 700) * 2 * 256 * 2),  # five layers with a window of 512, and one without
+            ("llama-4-scout", 4, 4 * 700 * 2 * 8 * 128 * 2),  # within a chunk of 8,192
+            ("qwen3-next-80b-a3b", 4, 3 * 2_195_456 + 700 * 2 * 2 * 256 * 2),  # three states, and a layer with a KV cache
+            ("deepseek-v4-flash", 3, 3 * 127 * 1024 + 700 // 4 * 1280),  # windows of 128, and a row for each 4 tokens
+            ("deepseek-v3.2", 1, 700 * (576 + 128) * 2),  # latents, and keys of the indexer
+            ("qwen2-1.5b", 2, 2 * 700 * 2 * 2 * 128 * 2),
+        ],
+    )  # fmt: skip
+    def test_layers_send_what_the_whole_is(self, config: str, layers: int, of_all: int, chunk: int | None) -> None:
+        """Rows that have left a window are not sent, and a state is once, as the prompt ends; 100 tokens were cached before."""
+        data = disaggregated([{"context": 100, "prompt": 600, "tokens": 2}]).to_dict()
+        data["model"] = {"config": config, "layers": layers, "scope": "block"}
+        data["mapping"]["attention"] = "batch" if chunk else "sequence"
+        data["workload"]["batching"]["kv"], data["workload"]["prefill"]["chunk"] = {}, chunk
+        for each in ("whole", "layers"):
+            data["mapping"]["parallel"]["hand_over"] = each
+            assert run(from_dict(data)).metrics.bytes_sent == of_all
+
+    def test_receivers_are_chosen_as_requests_arrive(self) -> None:
+        """The router counts requests whose prompts are not done, until they end there: the second has one token."""
+        requests = [Request(context=0, tokens=1 + (i != 1), arrival=0, prompt=9) for i in range(3)]
+        router = sim.serving.settings.Router(name="least_loaded")
+        batching = ResolvedBatching(replicas=3, prefilling=1, by_layer=True, router=router)
+        front = Front(Arrivals(requests), batching)
+        (first,) = front.pool.inboxes
+        taken = [first.take(0) for _ in range(3)]
+        assert [first.receiver(number) for number in range(3)] == [1, 2, 1]
+        assert [load.requests for load in front.decoding.loads] == [2, 1]
+        first.ended(1, 10)
+        assert [(load.requests, load.prompts) for load in front.decoding.loads] == [(2, 18), (0, 0)]
+        assert taken == [0, 1, 2]
+
+    def test_a_log_in_a_file_knows_receivers(self, tmp_path) -> None:
+        for hand_over in ("whole", "layers"):
+            result = layered([{"prompt": 30, "tokens": 2}, {"prompt": 11, "tokens": 2}], data=3, hand_over=hand_over)
+            saved.save(result.log, result.scenario, tmp_path / "log.parquet")
+            log, _ = saved.load(tmp_path / "log.parquet")
+            assert [graph.to.tolist() for graph in log.graphs] == [graph.to.tolist() for graph in result.log.graphs]
+
 
 @st.composite
 def handing_over(draw: st.DrawFn) -> dict[str, Any]:
@@ -559,11 +628,11 @@ def handing_over(draw: st.DrawFn) -> dict[str, Any]:
     data["mapping"]["parallel"] |= {"prefill": draw(st.integers(1, data["mapping"]["parallel"]["data"] - 1))}
     data["mapping"]["parallel"]["hand_overs"] = draw(st.integers(1, 3))
     data["mapping"]["parallel"]["hand_over"] = draw(st.sampled_from(("whole", "layers")))
-    if data["mapping"]["parallel"]["hand_over"] == "whole":
-        data["hardware"]["devices"]["topology"] = draw(st.sampled_from(("switch", "ring", "mesh", "all_to_all")))
-        data["hardware"]["devices"]["link"] = LINK | {"arbiter": draw(st.sampled_from(("fifo", "processor_sharing")))}
-        if draw(st.booleans()):
-            data["mapping"]["parallel"]["data"], data["hardware"]["devices"] = 4, in_islands(data)
+    data["mapping"]["attention"] = draw(st.sampled_from(("sequence", "batch")))
+    data["hardware"]["devices"]["topology"] = draw(st.sampled_from(("switch", "ring", "mesh", "all_to_all")))
+    data["hardware"]["devices"]["link"] = LINK | {"arbiter": draw(st.sampled_from(("fifo", "processor_sharing")))}
+    if draw(st.booleans()):
+        data["mapping"]["parallel"]["data"], data["hardware"]["devices"] = 4, in_islands(data)
     if draw(st.booleans()):
         data["workload"]["batching"]["kv"] = {"prefix_cache": True, "capacity": "512 KiB"}
     return data

@@ -19,8 +19,8 @@ def lanes(context: list[int], query: list[int], logits: int, loads: list[int] | 
     columns = [np.array(column, dtype=np.int64)[:, None] for column in (context, query, context if loads is None else loads)]
     number, sequence = np.zeros(1, dtype=np.int64), np.arange(len(context))[:, None]
     members = Members(
-        sequence=sequence, context=columns[0], query=columns[1], loads=columns[2], logits=np.where(sequence == 0, logits, 0),
-        home=0 * sequence,
+        sequence=sequence, context=columns[0], query=columns[1], loads=columns[2], kept=0 * columns[0],
+        logits=np.where(sequence == 0, logits, 0), home=0 * sequence,
     )  # fmt: skip
     return StepLanes(sequence=number, token=number, context=columns[0].sum(axis=0), members=members)
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from models.experts import Count, Experts, Routing, Tokens, counted
 from models.graph import QUANTITIES, IntArray, Members, Op, OpGraph, Polynomial, StepLanes
 from models.masks import Mask
+from models.rewrites import KEPT
+from sim.mapping.lowering import HAND_OVERS
 from sim.mapping.steps.shape import LOGITS, MEMBERS, Shape
 from sim.mapping.steps.stitch import Stitched
 from sim.mapping.template import Blocks, Repeated, first_of_each, rows
@@ -22,9 +24,10 @@ FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight
 #: Quantity of an op that depends on the experts that tokens choose, by the count that it grows with.
 COUNTED: dict[Count, int] = {"distinct": WEIGHT, "sent": ACT_WRITE, "chosen": FLOPS}
 
-#: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads. These stand
-#: for the sum over members, and the sum over what each of them loads; and for the new tokens, and the logits, of the members of
-#: the first device where devices have members of their own. For each further device they are `PER_HOME` less.
+#: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads, then what each
+#: keeps of a prompt that ends. These stand for the sum over members, and the sum over what each of them loads; and for the new
+#: tokens, and the logits, of the members of the first device where devices have members of their own. For each further device
+#: they are `PER_HOME` less.
 SUM, SUM_OF_LOADS, OWN_TOKENS, OWN_LOGITS = -1, -2, -3, -4
 PER_HOME = 4
 
@@ -74,7 +77,8 @@ class BatchGraph(OpGraph):
     repeated: how the template's ops are repeated. source: int64 [op], its op in the template.
     member: int64 [op], the member it belongs to, -1 if it serves several.
     column: int64 [op], with which parameters (B, Q, N) its costs are evaluated: 0 (new tokens of all members, 1, 0); 1 (rows of
-    logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
+    logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m; 2 + 2 members + m
+    (1, 0, kept), where that is not 0. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
     feed in several; `SUM_OF_LOADS`: the same at the columns of what they load. `OWN_TOKENS` and `OWN_LOGITS`: as 0 and 1, of
     the members of the first device. Of device d these four are those of its members, and `PER_HOME` d lower.
@@ -99,13 +103,14 @@ class BatchGraph(OpGraph):
     def __post_init__(self) -> None:
         template, repeated = self.template, self.template.repeat(self.template.blocks, self.shape)
         of = template.ops
-        source, member = repeated.source, np.where(repeated.member < self.members, repeated.member, -1)
-        loads = member + np.where(template.loads[source], 2 + self.members, 2)
+        source, own = repeated.source, 0 if template.together and template.homes else len(self.shape.several)
+        member = np.where(repeated.member < own, repeated.member, -1)
+        at = member + 2 + len(self.shape.several) * template.region[source]
         made: dict[str, Any] = {
             "polynomials": of.polynomials, "breaks": of.breaks, "masks": of.masks, "table": of.table, "_made": {},
             "repeated": repeated,
             "source": source, "member": member, "chunk": template.chunk[source],
-            "column": np.where(member >= 0, loads, template.column[source]),
+            "column": np.where(member >= 0, at, template.column[source]),
             "routed": tuple(each.at(repeated, template.block) for each in template.routed),
         }  # fmt: skip
         for name, value in made.items():
@@ -174,6 +179,8 @@ class BatchGraph(OpGraph):
         values = self.evaluate(*(column.ravel() for column in sizes)).reshape(-1, *sizes[0].shape)  # [polynomial, column, lane]
         members = steps.members
         assert members is not None
+        if self.template.keeps:
+            values *= self.present(members)
         costs = self._of_all(values, members) if self.template.together else values[self.cost_index, self.places]
         for each, counts in self.counts(members):
             costs[each.quantity, each.ops] = counts[each.layer] * each.size[:, None]
@@ -190,10 +197,10 @@ class BatchGraph(OpGraph):
     def _of_all(self, values: IntArray, members: Members) -> IntArray:
         """Costs [quantity, op, lane] where kernels serve all members. values: [polynomial, column, lane], of each of them."""
         count = len(members.query)
-        # At members' contexts, and at what they load.
-        of = (values[:, 2 : 2 + count], values[:, 2 + count : 2 + 2 * count])
+        of = (values[:, 2 : 2 + count], values[:, 2 + count : 2 + 2 * count])  # at members' contexts, and at what they load
         sums = [(each * chosen).sum(axis=1) for chosen in self.summed_members(members) for each in of]
-        return self.costs_from_sums(np.concatenate([values[:, :2], np.stack(sums, axis=1), values[:, 2 + 2 * count :]], axis=1))
+        of_all = np.concatenate([values[:, :2], np.stack(sums, axis=1), values[:, 2 + 2 * count :]], axis=1)
+        return self.costs_from_sums(of_all, values)
 
     def summed_members(self, members: Members) -> list[npt.NDArray[np.bool_]]:
         """Masks [member, lane] of the members that a kernel for all of them sums over: those with new tokens; where the
@@ -208,20 +215,23 @@ class BatchGraph(OpGraph):
             return masks
         return [mask & (members.home == home) for home in range(self.template.homes) for mask in masks]
 
-    def costs_from_sums(self, values: IntArray) -> IntArray:
+    def costs_from_sums(self, values: IntArray, each: IntArray) -> IntArray:
         """Costs [quantity, op, ..] where kernels serve all members.
 
         values: [polynomial, column, ..]; columns 0 and 1 as in `column`, then for each of `summed_members` the sums at the
-        members' contexts and at what they load, then for each device the new tokens and the logits of its members.
+        members' contexts and at what they load, then for each device the new tokens and the logits of its members. each:
+        [polynomial, column, ..], for ops of one member, columns as in `column`.
         """
+        mine = self.member >= 0
         parts = 4 if self.template.mixed else 2  # sums of a device: over members with one token, and those with several
         home, which = np.divmod(-1 - self.column, PER_HOME)  # 0 and 1: SUM and SUM_OF_LOADS
         own = 2 + parts * max(1, self.template.homes) + 2 * home + which - 2
         summed = (self.column < 0) & (which < 2)
         column = np.where(self.column >= 0, self.column, np.where(summed, 2 + parts * home + which, own))
-        costs: IntArray = values[self.cost_index, column]
+        costs: IntArray = values[self.cost_index, np.where(mine, 0, column)]
         if self.template.mixed:
             costs[:, summed] += values[self.several_index[:, summed], column[summed] + 2]
+        costs[:, mine] = each[self.cost_index[:, mine], column[mine]]
         return costs
 
     @property
@@ -230,6 +240,14 @@ class BatchGraph(OpGraph):
         home, which = np.divmod(-1 - self.column, PER_HOME)
         own = np.where(which < 2, 0, 2 + 2 * self.members + 2 * home + which - 2)
         return np.where(self.column >= 0, self.column, own)
+
+    def present(self, members: Members) -> npt.NDArray[np.bool_]:
+        """Mask [column, lane] of parameters that count: of what members keep, that of those whose prompt ends."""
+        count, lanes = members.kept.shape
+        present = np.ones((2 + (2 + self.template.keeps) * count + 2 * self.template.homes, lanes), dtype=np.bool_)
+        if self.template.keeps:
+            present[2 + 2 * count :] = members.kept > 0
+        return present
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
         least = int(self.column.min(initial=0))
@@ -265,6 +283,8 @@ class BatchGraph(OpGraph):
         batch = np.concatenate([*all_of_them, one, one, *own])
         query = np.concatenate([none + 1, none + 1, members.query, members.query, *(none + 1 for _ in own)])
         context = np.concatenate([none, none, members.context, members.loads, *(none for _ in own)])
+        if self.template.keeps:
+            batch, query, context = (np.concatenate(pair) for pair in ((batch, one), (query, 0 * one), (context, members.kept)))
         return batch, query, context
 
 
@@ -275,9 +295,10 @@ class Template:
     all members; mixed: some of which may feed in one token, and some several. sorts: by whether a member feeds in several
     tokens, the one that stands for it. homes: devices that have members of their own. block: int64 [op], the block that it is
     in: first those of members, then for each device one of its tokens, and then one of its logits; -1 if all share it. samples:
-    whether some ops are of logits. loads: [op], whether it loads from the KV cache. column: int64 [op], as in `BatchGraph`, of
-    ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same wherever it is.
-    routed: ops with experts.
+    whether some ops are of logits. loads: [op], whether it loads from the KV cache. region: [op], 0 if the costs of an op of a
+    member are at its context, 1 at what it loads, 2 at what it keeps; keeps: some are. column: int64 [op], as in `BatchGraph`,
+    of ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same wherever it
+    is. routed: ops with experts.
     """
 
     def __init__(self, stitched: Stitched) -> None:
@@ -286,7 +307,8 @@ class Template:
         self.owner = np.array(stitched.owner, dtype=np.int64)
         self.segment = np.array(stitched.segment, dtype=np.int64)
         self.sorts = {several: member for member, several in reversed(list(enumerate(shape.several)))}
-        self.homes, self.members = stitched.homes, 0 if self.together else len(shape.several)
+        self.homes = stitched.homes
+        self.members = 0 if self.together and self.homes else len(shape.several)
         self.plain = len(self.sorts) * max(1, self.homes) if shape.leaders else self.members
         home = np.array(stitched.home or [-1] * len(ops), dtype=np.int64)
         of_logits = self.owner == LOGITS
@@ -298,6 +320,8 @@ class Template:
         self.blocks = Blocks(self.block, self.segment, inputs, start, self.plain, self.members)
         self.mixed = any(op.several is not None for op in ops.ops)
         self.loads = ops.kind == "kv_load"
+        self.region = np.where(np.isin(ops.kind, HAND_OVERS) & (ops._labels("part") == KEPT), 2, self.loads.astype(np.int64))
+        self.keeps = bool((self.region == 2).any())
         of_sums, of_own = np.where(self.loads, SUM_OF_LOADS, SUM), np.where(of_logits, OWN_LOGITS, OWN_TOKENS)
         own, of_all = np.where(self.owner == MEMBERS, of_sums, of_own), (home < 0) & (self.owner != MEMBERS)
         self.column = np.where(of_all, -1 - self.owner, own - PER_HOME * np.maximum(home, 0))
@@ -312,6 +336,9 @@ class Template:
         block = like = leader = np.zeros(0, dtype=np.int64)
         if not self.together:
             block, like, leader = self._of_members(shape)
+        elif blocks.count.size and not self.homes:  # members have at most what each of them sends
+            block = like = np.zeros(len(shape.several), dtype=np.int64)
+            leader = block - 1
         if not self.homes:
             return blocks.repeat(block, like, leader, np.full_like(block, -1))
         active, sampling = np.unique(shape.homes), np.array(shape.sampling if self.samples else (), dtype=np.int64)

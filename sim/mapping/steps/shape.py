@@ -19,9 +19,10 @@ class Shape(NamedTuple):
     swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another device, and nothing
     else happens; `spill`: what is cold moves to a tier, from the memory or a nearer tier; `fetch`: blocks come back from one.
     tier: over the link to which it moves. draft: it is a step of the draft model. tokens: new tokens of all members, on which
-    the algorithm of all-reduces may depend. device, to: the first device of the replica that it runs on, and of the one that a
-    cache goes to; -1 for none. chunks: of the new tokens. homes: for each member the device that it is on, where devices have
-    sequences of their own, and sampling: the devices that need rows of logits, ascending; empty if all work on the same.
+    the algorithm of all-reduces may depend. device: the first one of the replica that it runs on. to: for each member, that of
+    the replica that its cache goes to; empty if none is sent. chunks: of the new tokens; if there are several, `tokens` are
+    those of one. homes: for each member the device that it is on, where devices have sequences of their own, and sampling: the
+    devices that need rows of logits, ascending; empty if all work on the same.
     """
 
     several: tuple[bool, ...]
@@ -32,7 +33,7 @@ class Shape(NamedTuple):
     tokens: int = 1
     device: int = 0
     tier: int = 0
-    to: int = -1
+    to: tuple[int, ...] = ()
     chunks: int = 1
     homes: tuple[int, ...] = ()
     sampling: tuple[int, ...] = ()
@@ -43,7 +44,7 @@ class Shape(NamedTuple):
         return self.several == (False,) and self.logits and not self.swap
 
     def together(self) -> Shape:
-        """The shape that stands for all steps like this one if one kernel serves all members.
+        """The shape that stands for the kernels of all steps like this one if one serves all members.
 
         It matters only whether some of them feed in one token and some several, and which devices have any. A plain shape
         stays so: a lone sequence has its own kernels.

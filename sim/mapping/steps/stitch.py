@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from models.graph import QUANTITIES, Op, OpGraph
-from models.polynomials import Polynomials, at_breaks, unchosen, with_masks, zero
-from models.rewrites import EXCHANGE_SENDS
+from models.polynomials import Polynomials, at_breaks, with_masks, zero
+from models.rewrites import EXCHANGE_SENDS, kept_rows
 from sim.base.errors import ConfigError
+from sim.mapping.lowering import HAND_OVERS
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
 
@@ -45,26 +46,25 @@ def stitch(captures: Captures, shape: Shape, *, together: bool = False, homes: i
     return _Stitching(captures, shape, together=together, homes=homes).graph()
 
 
-def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
+def swapped(ops: OpGraph, shape: Shape, *, together: bool = False, layers: Container[int] | None = None) -> Stitched:
     """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache or state there.
 
-    So is that of a step that sends it to another device.
+    So is that of a step that sends it to another device. ops: a step with several new tokens, whose loads have no terms of what
+    a single one sees. layers: only of these.
     """
     polynomials = Polynomials(ops.polynomials)
     nothing = (polynomials.number(zero(ops.breaks, ops.masks)),) * len(QUANTITIES)
     transfers = []
-    kept = {(op.kind.replace("store", "load"), op.layer) for op in ops.ops if op.kind.endswith("_store")}
+    kept = kept_rows(ops)
     for op in ops.ops:
-        if op.kind in _LOADED and (op.kind, op.layer) in kept:  # not where a layer reads the cache of another
+        name = op.kind.removesuffix("_load")
+        if op.kind in _LOADED and (name, op.layer) in kept and (layers is None or op.layer in layers):
             read, written = _LOADED[op.kind]
             kind = op.kind.replace("load", f"swap_{shape.swap}" if shape.swap in ("out", "in") else shape.swap)
             empty = replace(op, kind=kind, inputs=(), costs=nothing, shape=())
             sent = QUANTITIES.index("act_write")
             quantity = {"out": read, "spill": read, "in": written, "fetch": written, "send": sent}[shape.swap]
-            all_rows = op.costs[read]
-            if op.part == "chosen":
-                all_rows = polynomials.number(unchosen(ops.polynomials[all_rows], ops.masks))
-            transfers.append(empty.with_cost(quantity, all_rows))
+            transfers.append(empty.with_cost(quantity, polynomials.number(kept[name, op.layer])))
     members = len(shape.several)
     graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)
     owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)
@@ -131,7 +131,9 @@ class _Stitching:
         self._add_of_members([ops.get(None, []) for ops in before])
         self._add_of_devices()
         graph = OpGraph(ops=tuple(self.ops), polynomials=tuple(self.polynomials), breaks=self.breaks, masks=self.masks)
-        owner, segment, of = tuple(self.owner), tuple(self.segment), tuple(self.home)
+        # Of kernels for all members those between them may send for one: each stands in a segment of its own.
+        owner, of = tuple(self.owner), tuple(self.home)
+        segment = tuple(range(len(self.ops)) if self.together and not self.homes else self.segment)
         return Stitched(graph, owner, segment, self.shape, self.together, homes=self.homes, home=of)
 
     def _by_next_shared(self, capture: Capture) -> dict[Role | None, list[int]]:
@@ -179,7 +181,11 @@ class _Stitching:
             for j in capture.graph.ops[i].inputs:
                 inputs |= self._sources(member, j)
             home = self.home_of[member] if self.homes and self.together else -1
-            self._add(capture, i, MEMBERS if self.together else member, inputs, segment, home)
+            self._add(capture, i, self._owner(capture.graph.ops[i], member), inputs, segment, home)
+
+    def _owner(self, op: Op, member: int) -> int:
+        """The owner of an op that depends on the context: all members, where kernels serve these, but each sends for itself."""
+        return MEMBERS if self.together and op.kind not in HAND_OVERS else member
 
     def _add_shared(self, i: int, *, home: int = -1, segment: int | None = None) -> None:
         """Add an op of the spine. home: it serves the members of this device alone. segment: None: that of the op before."""
@@ -217,6 +223,8 @@ class _Stitching:
 
     def _add(self, capture: Capture, i: int, owner: int, inputs: set[int], segment: int, home: int) -> None:
         op = capture.graph.ops[i]
+        if self.together and op.kind in HAND_OVERS:  # as much by the costs of several tokens, if it is one
+            op = replace(op, costs=(op.several or op).costs, several=None)
         several = op.several and self._renumbered(capture.graph, op.several)
         self.ops.append(replace(self._renumbered(capture.graph, op), inputs=tuple(sorted(inputs)), several=several))
         self.owner.append(owner)

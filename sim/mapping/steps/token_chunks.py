@@ -66,7 +66,7 @@ class _Chunks:
             for i, chunk in self.copies
         )
         return Stitched(
-            replace(of.ops, ops=ops), tuple(of.owner[i] for i, _ in self.copies), (0,) * len(ops), of.shape, of.together,
+            replace(of.ops, ops=ops), tuple(of.owner[i] for i, _ in self.copies), tuple(range(len(ops))), of.shape, of.together,
             tuple(chunk for _, chunk in self.copies),
         )  # fmt: skip
 
@@ -76,13 +76,26 @@ class _Chunks:
     def _blocks(self) -> Iterator[list[int]]:
         """Ops that follow one another, up to and with those between devices; what is for logits alone stands apart."""
         block: list[int] = []
-        for i, op in enumerate(self.ops):
-            ends = block and self.ops[block[-1]].kind in BETWEEN and op.kind not in BETWEEN
+        for i in self._order():
+            ends = block and self.ops[block[-1]].kind in BETWEEN and self.ops[i].kind not in BETWEEN
             if block and (ends or self._of_logits(i) != self._of_logits(block[-1])):
                 yield block
                 block = []
             block.append(i)
         yield block
+
+    def _order(self) -> Iterator[int]:
+        """The ops in program order, but loads of the KV cache in front of the first op that reads what they load.
+
+        They need what earlier chunks store in the layer, and may stand in front of a collective that comes before that.
+        """
+        seen = set[int]()
+        for i, op in enumerate(self.ops):
+            if op.kind != "kv_load":
+                yield from (j for j in op.inputs if self.ops[j].kind == "kv_load" and j not in seen)
+                seen |= set(op.inputs)
+                yield i
+        yield from (i for i, op in enumerate(self.ops) if op.kind == "kv_load" and i not in seen)
 
     def _inputs(self, i: int, chunk: int) -> tuple[int, ...]:
         """The ops here that an op of a chunk needs: its own, and what earlier chunks store of what it reads."""
