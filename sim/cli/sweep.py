@@ -114,7 +114,8 @@ def _dry_run(study: Study, jobs: int) -> None:
     with status("running a few points"):
         found = estimate(study)
     jobs = min(jobs, study.runs)
-    click.echo(f"{study.name}: {len(study):,} {'points' if study.optimize is None else 'trials'}{seeds} of {axes}")
+    many = f"{len(study):,} {'point' if study.optimize is None else 'trial'}{'s' * (len(study) != 1)}"
+    click.echo(f"{study.name}: {many}{seeds} of {axes}")
     seconds = found.seconds * study.runs * (1 - (found.saved or 0)) / jobs
     takes = "less than a second" if seconds < 1 else f"about {_time(seconds)}"
     click.echo(f"{takes} with {jobs} process{'es' * (jobs > 1)} ({found.seconds * 1000:.1f} ms a run)")

@@ -272,3 +272,9 @@ def test_a_study_is_no_scenario() -> None:
             assert (done.status, done.stdout) == (2, "")
             assert done.stderr == f"error: {name}: expected a scenario, found a study; `sim sweep {name} --dry-run` checks it\n"
     assert set(STUDY_KEYS) == set(StudyFile.model_fields) - set(Scenario.model_fields) - {"repeats", "columns"}
+
+
+@pytest.mark.parametrize(("over", "points"), [("2", "1 point"), ("1..2", "2 points")])
+def test_a_dry_run_counts_points(over: str, points: str) -> None:
+    done = call(["sweep", "parallel", "--over", f"hardware.engines.count={over}", "--dry-run", "-j", "1"])
+    assert f": {points} of hardware.engines.count ({points[0]})\n" in done.stdout
