@@ -251,6 +251,7 @@ def apart(draw: st.DrawFn) -> dict[str, Any]:
         "micro_batches": draw(st.sampled_from((1, 1, 2))),
     }  # fmt: skip
     mapping["tiles"] = draw(st.sampled_from((1, 3, "engines")))
+    mapping.pop("offload", None)  # of whole mixtures, over links that may serve a KiB at a time
     machine["devices"]["count"], machine["sram"] = count * replicas, None
     machine["memory"]["arbiter"] = draw(st.sampled_from(("fifo", "processor_sharing")))
     return data

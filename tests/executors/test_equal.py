@@ -220,7 +220,7 @@ def test_many_batches(data, pause):
 
 
 @pytest.mark.slow
-@settings(relaxed, max_examples=150)
+@settings(relaxed, max_examples=60)
 @given(apart(), PARTS)
 def test_many_devices_with_sequences_of_their_own(data, pause):
     setup = drawn(data)
