@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import sim
+import sim.scenario
+from sim.render import explain
 from sim.render.trace.of_result import write_trace
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
@@ -74,3 +79,26 @@ def test_operands_in_sram_are_shown_where_it_is_bounded_and_ops_are_recorded() -
     for table in (data["sram"]["by_kind"], data["sram"]["by_layer"]):
         assert sum(row["wait_ps"] for row in table) == data["sram"]["wait_ps"] > 0
         assert sum(row["wait_sram_ps"] for row in table) == data["breakdown_ps"]["total"]["wait_sram"]
+
+
+def test_of_several_devices_each_says_how_full_its_sram_was() -> None:
+    """Two stages of a layer each: the second is as full as the first, and its loads wait for longer, for the first stage."""
+    result = sim.run(sim.scenario.from_dict({
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"},
+        "workload": {"sequences": [{"context": 100, "tokens": 1}]},
+        "hardware": {"sram": "8 MiB", "devices": {"count": 2, "link": {"bandwidth": "450 GB/s"}}},
+        "mapping": {"heads": "fused", "tiles": 8, "parallel": {"pipeline": 2}},
+    }))  # fmt: skip
+    data = sim.summary(result, timing=False)
+    first, second = data["sram"]["devices"]
+    assert (first["name"], second["name"]) == ("device 0", "device 1")
+    assert first["wait_sram_ps"] < second["wait_sram_ps"]
+    for key in ("wait_ps", "wait_sram_ps"):
+        assert first[key] + second[key] == data["sram"][key]
+    assert data["sram"]["wait_sram_ps"] == data["breakdown_ps"]["total"]["wait_sram"]
+    assert data["sram"]["most_bytes"] == max(first["most_bytes"], second["most_bytes"]) <= 8 * 2**20
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(explain.render(result))
+    text = console.export_text()
+    assert "8.389 MB of 8.389 MB in use at most, on device 0" in text
+    assert re.search(r"^device 1 +\d+\.\d% ", text, flags=re.MULTILINE)

@@ -89,6 +89,8 @@ class Machine:
                     if not task.waiting:
                         self.begin(task)
                 step.admitted[device] = group.after
+                if len(step.admitted) == 1:
+                    continue  # no other device waits for it
                 news, step.more_admitted = step.more_admitted, self.env.event()
                 news.succeed()
 
