@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import baseline, entry, growth, mooncake, peers, starting, study, trace_writer
 from benchmarks.measure import CORES, Contender, alone, ratios, rounds, spread
 from benchmarks.plot import plot
-from benchmarks.workloads import COMPARED, SERVING, SIDE_BY_SIDE, Compared, Serving
+from benchmarks.workloads import COMPARED, DEVICES, SERVING, SIDE_BY_SIDE, Compared, Serving
 from sim.executors import Executor
 from sim.executors.setup import Setup
 from sim.scenario import Scenario
@@ -252,6 +252,34 @@ Wall-clock time of work that is side by side, kept to one core and on two; resul
         yield row(each.title, *(spread(values, 2) for values in (found[1], found[2], times)), target)
 
 
+def devices(options: argparse.Namespace) -> Lines:
+    """Several devices, all simulated, beside one that stands for all."""
+    yield """## Several devices
+
+Devices that hold equal parts of each layer do the same, so that one is simulated and stands for all. Here all are
+(`mapping.parallel.fold: false`): eight times the tasks, and at the switch between them each transfer is on two links instead of
+one. Each run is a process of its own, with `record: steps`, so that the time is not that of memory for the log (of eight
+devices 250 MB); what the system takes of it is in brackets.
+"""
+    yield table("workload", "work", "tasks of one", "one device, CPU s", "all devices, CPU s", "times", "target")
+    for each in DEVICES:
+        overrides, warm = (each.few, ()) if options.quick else (each.overrides, each.warm)
+        for work in ("simulate", "run"):
+            request = {"scenario": each.scenario, "work": work, "warm": warm, "executor": options.executor}
+            found: dict[str, list[dict[str, Any]]] = {"true": [], "false": []}
+            for _ in range(options.rounds):
+                for fold, runs in found.items():
+                    folded = [*overrides, "record=steps", f"mapping.parallel.fold={fold}"]
+                    runs.append(alone("benchmarks.alone", {**request, "overrides": folded}))
+            cpu, system = ({fold: [run[key] for run in runs] for fold, runs in found.items()} for key in ("cpu", "system"))
+            times = ratios(cpu["false"], cpu["true"])
+            yield row(
+                each.title, f"`{'sim.run' if work == 'run' else work}`", f"{found['true'][0]['tasks']:,}",
+                *(f"{spread(cpu[fold], 2)} ({median(system[fold]):.2f})" for fold in found), spread(times, 1),
+                f"{each.most}: {verdict(median(times), each.most, least=False)}",
+            )  # fmt: skip
+
+
 def growing(options: argparse.Namespace) -> Lines:
     """Time and memory by size."""
     yield """## Growth
@@ -317,8 +345,8 @@ def writer(options: argparse.Namespace) -> Lines:
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Lines]] = {
-    "compared": compared, "layers": layers, "serving": serving, "cores": two_cores, "growth": growing, "start": start,
-    "writer": writer, "studies": study.section,
+    "compared": compared, "layers": layers, "serving": serving, "cores": two_cores, "devices": devices, "growth": growing,
+    "start": start, "writer": writer, "studies": study.section,
 }  # fmt: skip
 
 

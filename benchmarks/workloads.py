@@ -85,6 +85,35 @@ class Serving:
     memory: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """A step over eight devices that do the same. warm, few: as in `Serving`. most: the target, how many times as long as one
+    device that stands for all they may take.
+    """
+
+    title: str
+    scenario: str
+    overrides: tuple[str, ...]
+    warm: tuple[str, ...]
+    few: tuple[str, ...]
+    most: int = 8
+
+
+DEVICES = (
+    Devices(
+        title="Llama-3.1-8B on eight H100, batch of 32", scenario="h100_llama_8b_tensor_parallel_8",
+        overrides=("workload.sequences=[{context: 2048, tokens: 200, count: 32}]",),
+        warm=("workload.sequences=[{context: 2048, tokens: 20, count: 32}]",),
+        few=("workload.sequences=[{context: 2048, tokens: 2, count: 2}]", "model.layers=2"),
+    ),
+    Devices(
+        title="Llama-3.1-70B on eight B200, batch of 8", scenario="b200_llama_70b_tensor_parallel_8",
+        overrides=("workload.sequences=[{context: 2048, tokens: 80, count: 8}]",),
+        warm=("workload.sequences=[{context: 2048, tokens: 8, count: 8}]",),
+        few=("workload.sequences=[{context: 2048, tokens: 2, count: 2}]", "model.layers=2"),
+    ),
+)  # fmt: skip
+
 REQUESTS = (
     "model={config: llama-3.1-8b}",
     "workload={generate: {count: 1000, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 128}, "

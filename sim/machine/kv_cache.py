@@ -198,12 +198,15 @@ def _grouped(ops: OpGraph) -> tuple[LayerGroup, ...]:
         window = _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
         sizes[window, 1] += of.recent
         sizes[None, of.rate] += of.row
-    for number in dict.fromkeys(op.layer for op, size in zip(ops.ops, written, strict=True) if size):
-        if number in compressed:
+    of_layer = Counter[int]()  # bytes that it writes
+    for op, size in zip(ops.ops, written, strict=True):
+        of_layer[op.layer] += size
+    for number, size in of_layer.items():
+        if not size or number in compressed:
             continue
         window = None if number in chooses else _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
         window = window or _chunk(ops, reads[layer == number])
-        sizes[window, 1] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
+        sizes[window, 1] += size
     return tuple(
         LayerGroup(window, sizes[window, rate], rate)
         for window, rate in sorted(sizes, key=lambda of: (of[0] is not None, of[0], of[1]))
@@ -231,10 +234,13 @@ def _compressed(ops: OpGraph) -> dict[int, _Compressed]:
     """
     found: dict[int, _Compressed] = {}
     at = {mask: len(MONOMIALS) + 2 * i for i, mask in enumerate(ops.masks) if mask.kind in (ROWS, CLOSED)}
+    if not at:
+        return found
     by_layer = {op.layer: i for i, op in enumerate(ops.ops) if op.kind == "kv_load"}
+    stores = {op.layer: i for i, op in reversed(list(enumerate(ops.ops))) if op.kind == "kv_store"}  # the first of each layer
     for layer, i in by_layer.items():
         read = ops.table[ops.cost_index[KV_READ, i], 0]  # [term]
-        store = next((j for j, op in enumerate(ops.ops) if op.kind == "kv_store" and op.layer == layer), i)
+        store = stores.get(layer, i)
         for mask, term in at.items():
             if mask.kind == ROWS and (row := int(read[term] + read[term + 1])):
                 ends = at.get(Mask(CLOSED, mask.size))

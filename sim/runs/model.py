@@ -41,6 +41,9 @@ MTP = "mtp"
 #: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
 LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
+#: `Modeled.kept` of these.
+KEPT: Memo[OpGraph] = Memo(2**15)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -135,6 +138,9 @@ class Modeled:
     @cached_property
     def kept(self) -> OpGraph:
         """Ops whose weights are its own, without their inputs."""
+        return KEPT.of(self.ops, self.shared, self._kept)
+
+    def _kept(self) -> OpGraph:
         own = (op for op in self.ops.ops if op.kind != "lm_head" or not self.shared)
         return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in own))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import sim.scenario
 from sim.base.errors import InputError
 from sim.executors import reference
-from sim.executors.compiled.driver import in_order, uninterrupted
+from sim.executors.compiled.driver import in_order, intervals
 from sim.executors.compiled.state import I_CHANNEL, I_END, I_TASK, SERVICE_FIELDS
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
@@ -238,8 +238,8 @@ def test_service_intervals_have_their_rows_from_the_beginning():
         "workload": {"sequences": [{"context": 8, "tokens": 3}]},
     })  # fmt: skip
     sent, moved = (run.graph.to >= 0).sum(), (run.graph.moves != 0).sum()
-    assert len(reference.simulate(run).services) == 3 * (moved + sent)
-    assert uninterrupted(run) == len(run.graph) + sent >= moved + sent > moved
+    assert len(reference.simulate(run).services) == 3 * (moved + sent) > 3 * moved
+    assert intervals(run, 3 * len(run.graph), 4) == 3 * 2 * len(run.graph) + (2 + 4) * 4 >= 3 * (moved + sent)
 
 
 class Shuffled(Environment):

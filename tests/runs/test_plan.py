@@ -177,3 +177,12 @@ def test_rows_of_experts_are_those_of_one_expert() -> None:
     (line,) = notes_with({"weights": {"experts": "q6_K"}}, "gpt-oss-20b")
     assert "rows of 2,880 weights" in line
     assert "q8_0" in line
+
+
+def test_runs_of_one_graph_share_the_ops_that_hold_its_weights():
+    """Making them anew for 80 layers on eight devices took as long as the event loop."""
+    one, other = (
+        models_of(read(scenarios()["llama_1b_context_256"], [*BLOCK, f"hardware.engines.count={n}"]))[0] for n in (1, 2)
+    )
+    assert one.kept is other.kept
+    assert [op.inputs for op in one.kept.ops] == [()] * len(one.ops)

@@ -18,7 +18,7 @@ from sim.base.errors import InputError, SimulationError
 from sim.log.tables import EventLog, ServiceTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import MemoryPlan, Words, ring_size
 from sim.executors.compiled.costs import Costs, costs_of
-from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
+from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, intervals, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.loop import advance
@@ -152,11 +152,12 @@ class Batches(Run):
         if part is not None:
             self.log, rows, self.rows, self.loops[0].token = part.log, part.rows, part.row, part.token
         else:
-            # Capacity for three times the least rows: pages that are never written take no memory, and copies take time.
+            # Capacity for three times the least rows: pages that are never written take no memory, and copies take time. In
+            # parts, for one that is nearly full, and for the steps of a batch behind it.
             least, most = tasks_in_all(self.setup)
-            rows, self.rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST), 0
+            rows, self.rows = 2 * PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST), 0
             self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.service = np.empty((SERVICE_FIELDS, rows + self.setup.channels * ports), dtype=np.int64)
+        self.service = np.empty((SERVICE_FIELDS, intervals(self.setup, rows, ports)), dtype=np.int64)
 
     def _start_loops(self) -> None:
         """Wake all loops at once: their batchers know when requests come."""

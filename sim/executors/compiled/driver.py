@@ -179,14 +179,12 @@ def widened(table: Words, used: int, wanted: int) -> Words:
     return grown
 
 
-def uninterrupted(setup: Setup) -> int:
-    """Service intervals of a step of one sequence if each task is a transfer that is served in one piece."""
-    crossed = np.full(len(setup.graph), setup.memory_channels_each)  # [task]: channels
-    network, sent = setup.machine.network, setup.graph.to >= 0
-    if network is not None and setup.machine.paths:
-        links = np.array([len(path) for path in setup.machine.paths])
-        crossed[sent] = links[setup.graph.device[sent].astype(np.int64) * network.count + setup.graph.to[sent]]
-    return int(crossed.sum())
+def intervals(setup: Setup, tasks: int, ports: int) -> int:
+    """Service intervals to have space for at first: those of so many tasks, if each is a transfer that is served in one piece.
+
+    On all channels that one may go to, and one for each port at each channel. Pages that are never written take no memory.
+    """
+    return tasks * max(setup.memory_channels_each, *map(len, setup.machine.paths), 1) + setup.channels * ports
 
 
 class Span(NamedTuple):
@@ -273,16 +271,14 @@ class Sequences(Run):
     def _lay_out_rows(self, *, ports: int) -> None:
         """Rows of the log: of all steps, or of as many as are costed at a time if a sink takes them; of a span, its part.
 
-        In parts this table grows while loops overlap. Service intervals: at first as many as there are if no transfer is
-        interrupted, and one for each port at each channel; the table grows.
+        In parts this table grows while loops overlap. Service intervals: see `intervals`; the table grows.
         """
         steps = int(self.lanes.sum()) if self.in_parts else self.total
         if self.span is not None:
             steps, self.log = len(self.span.tokens), self.span.log
         else:
             self.log = np.empty((LOG_FIELDS, steps * self.form.size), dtype=np.int64)
-        services = steps * uninterrupted(self.setup) + self.setup.channels * ports
-        self.service = np.empty((SERVICE_FIELDS, services), dtype=np.int64)
+        self.service = np.empty((SERVICE_FIELDS, intervals(self.setup, steps * self.form.size, ports)), dtype=np.int64)
 
     def _start_loops(self) -> None:
         """Wake each loop when its request arrives; a span begins at 0, with its own tokens."""
