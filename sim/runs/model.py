@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import models.library
 from models.config import ModelConfig, dtype_of, resolve, stated_dtype
@@ -211,8 +211,13 @@ def _head_of(of: Modeled) -> Modeled:
     model, captured = of.model, _captured(scenario)
     lay_out = replace(_layout(scenario, captured), layers=None)
     element = ELEMENT[captured.dtype]
-    variants = LaidOut(captured.variants, lambda ops: lay_out(prediction_head(ops, captured.hidden, element)))
+    variants = LaidOut(captured.variants, partial(_laid_out_head, lay_out, captured.hidden, element))
     return Modeled(scenario, replace(model, name=f"the prediction head of {model.name}"), variants, shared=True)
+
+
+def _laid_out_head(lay_out: Layout, hidden: int, element: int, ops: OpGraph) -> OpGraph:
+    """The prediction head beside a captured graph, laid out; no closure, so that plans can be pickled."""
+    return lay_out(prediction_head(ops, hidden, element))
 
 
 def formats_of(scenario: Scenario) -> Formats:
