@@ -23,6 +23,7 @@ from models.rewrites import (
     unfolded,
     with_formats,
     with_kv_heads,
+    with_sends,
     without_weight_casts,
 )
 from models.rewrites.prediction import KEYS, has_prediction_head, prediction_head
@@ -145,6 +146,11 @@ class Modeled:
         return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in own))
 
     @cached_property
+    def sending(self) -> Variants:
+        """Its variants as replicas that prefill run them, where each layer sends what it stores."""
+        return LaidOut(self.variants, partial(_sending, self.variants))
+
+    @cached_property
     def _on_engines(self) -> dict[int, ModelMapping]:
         return {}
 
@@ -215,8 +221,13 @@ def _head_of(of: Modeled) -> Modeled:
     return Modeled(scenario, replace(model, name=f"the prediction head of {model.name}"), variants, shared=True)
 
 
+def _sending(variants: Variants, ops: OpGraph) -> OpGraph:
+    """One of these variants, with what its layers send."""
+    return with_sends(ops, variants[False, True])
+
+
 def _laid_out_head(lay_out: Layout, hidden: int, element: int, ops: OpGraph) -> OpGraph:
-    """The prediction head beside a captured graph, laid out; no closure, so that plans can be pickled."""
+    """The prediction head beside a captured graph, laid out."""
     return lay_out(prediction_head(ops, hidden, element))
 
 
