@@ -88,12 +88,20 @@ def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
         yield f"{parallel.homes} devices, each with sequences of its own ({router}) and all weights but those of experts:"
     for number, held in enumerate(holdings(of_run)):
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
-        layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
+        layers = _layers(held.layers)
         state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""
         kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache per token{state}"
         sent = ", ".join(f"{many} {kind} ({format_bytes(size)} in all)" for kind, (many, size) in held.sends.items())
         nothing = "nothing but tokens to experts" if parallel.exchange else "nothing"
         yield f"{name}: {layers}, {kept}; sends {sent or nothing} in a step of one token"
+
+
+def _layers(ends: tuple[int, int] | None) -> str:
+    """The layers of a device, from the first to the last."""
+    if ends is None:
+        return "no layers"
+    first, last = ends
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
 def _algorithms(fastest: Fastest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import models.library
 from models.config import ModelConfig, dtype_of, resolve, stated_dtype
@@ -23,6 +23,7 @@ from models.rewrites import (
     unfolded,
     with_formats,
     with_kv_heads,
+    with_sends,
     without_weight_casts,
 )
 from models.rewrites.prediction import KEYS, has_prediction_head, prediction_head
@@ -145,6 +146,11 @@ class Modeled:
         return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in own))
 
     @cached_property
+    def sending(self) -> Variants:
+        """Its variants as replicas that prefill run them, where each layer sends what it stores."""
+        return LaidOut(self.variants, partial(_sending, self.variants))
+
+    @cached_property
     def _on_engines(self) -> dict[int, ModelMapping]:
         return {}
 
@@ -211,8 +217,18 @@ def _head_of(of: Modeled) -> Modeled:
     model, captured = of.model, _captured(scenario)
     lay_out = replace(_layout(scenario, captured), layers=None)
     element = ELEMENT[captured.dtype]
-    variants = LaidOut(captured.variants, lambda ops: lay_out(prediction_head(ops, captured.hidden, element)))
+    variants = LaidOut(captured.variants, partial(_laid_out_head, lay_out, captured.hidden, element))
     return Modeled(scenario, replace(model, name=f"the prediction head of {model.name}"), variants, shared=True)
+
+
+def _sending(variants: Variants, ops: OpGraph) -> OpGraph:
+    """One of these variants, with what its layers send."""
+    return with_sends(ops, variants[False, True])
+
+
+def _laid_out_head(lay_out: Layout, hidden: int, element: int, ops: OpGraph) -> OpGraph:
+    """The prediction head beside a captured graph, laid out."""
+    return lay_out(prediction_head(ops, hidden, element))
 
 
 def formats_of(scenario: Scenario) -> Formats:

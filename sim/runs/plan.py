@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
-from models.rewrites import with_sends
 from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
@@ -20,7 +19,7 @@ from sim.machine.kv_cache import LayerGroup, kept_groups
 from sim.machine.machine import TIER_PATHS, Path
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
-from sim.mapping.steps import LaidOut, Shape, StepGraphs
+from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_parts_of_prompts, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import (
     arbiter_of,
@@ -201,8 +200,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     drafts = [of_machine(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     routes, variants, prefilling = routing(scenario), of_run[0].variants, None
     if mapping.parallel.prefill and mapping.parallel.hand_over == "layers":
-        sending = LaidOut(variants, lambda ops: with_sends(ops, variants[False, True]))
-        prefilling = of_machine(sending, on_engines, routes, sends=True)
+        prefilling = of_machine(of_run[0].sending, on_engines, routes, sends=True)
     return of_machine(
         variants, on_engines, routes, draft=drafts[0] if drafts else None, prefilling=prefilling,
         written=scenario.model.config is None,

@@ -69,7 +69,7 @@ def _check_budget(batching: ResolvedBatching, number: int, request: Request) -> 
 def _size(batching: ResolvedBatching, size: int) -> str:
     """A number of bytes to read, with what it is in blocks and tokens where all layers keep the same tokens."""
     layout = batching.layout
-    if len(layout.groups) != 1 or layout.state:
+    if len(layout.groups) != 1 or layout.state or layout.keeps_states:
         return format_bytes(size)
     blocks = size // (layout.block * layout.token_bytes)
     tokens = blocks * layout.block

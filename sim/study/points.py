@@ -40,6 +40,9 @@ CHECKED = 50
 #: Column of the names of cases.
 CASE = "case"
 
+#: Key of the seed, which an axis may be about.
+SEED = "seed"
+
 #: The values that some keys take together.
 Choice = tuple[tuple[Axis, Value], ...]
 
@@ -55,7 +58,7 @@ class Point:
     @property
     def overrides(self) -> tuple[str, ...]:
         """Arguments of `--set` that make the scenario of this point from the base."""
-        made = [f"{axis.key}={value.text}" for axis, value in self.settings if axis.key != CASE]
+        made = [f"{axis.key}={value.text}" for axis, value in self.settings if axis.key not in (CASE, SEED)]
         return (*made, f"seed={self.seed}")
 
 
@@ -97,8 +100,9 @@ class Study:
             yield from self.seeded(number, tuple(each for choice in choices for each in choice))
 
     def seeded(self, number: int, settings: Choice) -> Iterator[Point]:
-        """A point with all seeds."""
-        for seed in range(self.base.seed, self.base.seed + self.repeats):
+        """A point with all seeds: that of its axis, if there is one over seeds."""
+        chosen = [value.column for axis, value in settings if axis.key == SEED]
+        for seed in chosen or range(self.base.seed, self.base.seed + self.repeats):
             yield Point(number, seed, settings)
 
     @cached_property
@@ -143,7 +147,7 @@ class Study:
         """The values of a point."""
         wanted = [self._assignment(axis, value) for axis, value in point.settings if axis.key != CASE]
         if self.repeats > 1:
-            wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
+            wanted.append(Assignment((SEED,), Node(point.seed, Place("repeats")), Place("repeats")))
         return tuple(wanted)
 
     def _assignment(self, axis: Axis, value: Value) -> Assignment:
@@ -254,7 +258,7 @@ def _made(
     count = chosen * written.repeats
     if count > MOST_POINTS:
         raise InputError(f"{base.source}: expected at most {MOST_POINTS:,} runs, found {count:,}")
-    if written.repeats > 1 and "seed" in keys:
+    if written.repeats > 1 and SEED in keys:
         raise InputError(f"{base.source}: expected either an axis over 'seed' or repeats, found both")
 
     place = _place(document, base)

@@ -291,8 +291,7 @@ def row(study: Study, point: Point, outcome: Outcome) -> dict[str, Any]:
     """The row of a run."""
     found: dict[str, Any] = {"point": point.number}
     found |= {axis.key: cell(axis, value.column, value.text) for axis, value in point.settings}
-    found["seed"] = point.seed if "seed" not in study.keys else found["seed"]
-    found |= {"plan": study.plan_hash(point), "version": __version__}
+    found |= {"seed": point.seed, "plan": study.plan_hash(point), "version": __version__}
     if outcome.values is None:
         return {**found, "status": FAILED, "error": outcome.error, "feasible": None}
     found |= {"status": OK, "error": None, **outcome.values}

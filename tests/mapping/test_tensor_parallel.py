@@ -238,6 +238,7 @@ class TestFastest:
         arguments = [word for each in scenario(**{"mapping.parallel.algorithm": "auto"}) for word in ("--set", each)]
         printed = CliRunner().invoke(cli, ["check", str(base), *arguments, "--not-resolved"]).output
         assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens per step (90.112 kB)" in printed
+        assert "devices 0 to 7, each: layer 0, " in printed
         assert "sends 2 all_reduce (114.688 kB in all) in a step of one token" in printed
 
     def test_a_log_keeps_the_algorithms(self, base, tmp_path):

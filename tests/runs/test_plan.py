@@ -43,6 +43,14 @@ RUNS = {
         "moe_batch_1", "model.layers=1", "workload.batching=continuous",
         "workload.speculative={draft: 2, acceptance: 0.5}", "workload.sequences=[{prompt: 9, tokens: 5, count: 3}]",
     ),
+    "caches that are handed over layer by layer": (
+        "h100_llama_8b_disaggregated_4", *BLOCK, "mapping.parallel={data: 2, prefill: 1, hand_over: layers}",
+        "hardware.devices.count=2", "workload.generate=null", "workload.sequences=[{prompt: 40, tokens: 3, count: 2}]",
+    ),
+    "the prediction head of a model": (
+        "moe_batch_1", "model.config=glm-4.5-air", "model.layers=1", "workload.batching=continuous",
+        "workload.speculative={draft: 1, acceptance: 0.5, model: mtp}", "workload.sequences=[{prompt: 9, tokens: 5}]",
+    ),
     "shares by kind on a channel of limited efficiency": (
         "four_sequences_fifo", *BLOCK, "hardware.memory.arbiter={name: weighted, weights: {kv_load: 3}}",
         "hardware.memory.efficiency={'1': 0.5, '4': 0.9}",

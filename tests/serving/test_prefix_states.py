@@ -61,6 +61,12 @@ class TestByHand:
         fed, _ = served(requests, sequences=1, blocks=12, groups=LAYERS)
         assert fed == [(0, 0, 8), (1, 0, 4), (2, 0, 16), (2, 16, 2)]
 
+    def test_states_alone(self) -> None:
+        """Without layers of attention there are no bytes of a token; a step at the end of a block has two states."""
+        batching = resolved("continuous", blocks=1, block=BLOCK, prefix_cache=True, groups=(LayerGroup(0, 1000),))
+        with pytest.raises(InputError, match=r"takes up to 2\.000 kB, more than the \d+ B of the KV cache"):
+            check_feasible(batching, [asked(9, tokens=8)])
+
     def test_bytes(self) -> None:
         """16 tokens are 4 blocks, and a step at the end of a block reads one state and writes another: 3,600 B."""
         request = asked(9, tokens=8)

@@ -57,6 +57,16 @@ def test_each_point_is_a_row(study: Study, tmp_path: Path) -> None:
     assert all(0 < row["lower_ps"] <= row["makespan_ps"] <= row["upper_ps"] for row in found)
 
 
+def test_an_axis_over_seeds_goes_on_where_it_was(written: Written, tmp_path: Path) -> None:
+    """The seed of a row is that of its axis, by which a second run finds it."""
+    study = load(written("extends: base.yaml\naxes: {hardware.engines.count: [1, 2], seed: [7, 0, 3]}\n"))
+    swept(study, tmp_path / "out")
+    assert [(row["point"], row["seed"]) for row in rows(tmp_path / "out")] == [*enumerate([7, 0, 3, 7, 0, 3])]
+    again = swept(study, tmp_path / "out")
+    assert (again.before, again.done) == (6, 0)
+    assert next(study.points()).overrides == ("hardware.engines.count=1", "seed=7")
+
+
 def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> None:
     swept(study, tmp_path / "here")
     swept(study, tmp_path / "processes", Processes(2))

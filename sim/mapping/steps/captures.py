@@ -30,7 +30,10 @@ OF_MEMBER = ("kv_", "state_", "scan", "conv_window")
 
 
 class LaidOut(Mapping[tuple[bool, bool], OpGraph]):
-    """Captured graphs as a scenario lays them out, made on first use: most runs need one of the four."""
+    """Captured graphs as a scenario lays them out, made on first use: most runs need one of the four.
+
+    lay_out: no closure, because plans are pickled.
+    """
 
     def __init__(self, captured: Variants, lay_out: Callable[[OpGraph], OpGraph]) -> None:
         self._captured, self._lay_out = captured, lay_out
