@@ -39,8 +39,10 @@ class Members:
         """The members with a chunk of the new tokens of each step. Chunks are equal but for a token, the first ones larger.
 
         Tokens of all members are cut one after another; a member without any in the chunk has a query of 0. Those in earlier
-        chunks are in its KV cache, from which it loads them itself.
+        chunks are in its KV cache, from which it loads them itself. One chunk is all: the members themselves.
         """
+        if chunks == 1:
+            return self
         end = np.cumsum(self.query, axis=0)
         begin, tokens = end - self.query, end[-1]
         first = np.maximum(begin, share_of(tokens, chunk, chunks))
@@ -79,4 +81,4 @@ class StepLanes:
     def of_chunk(self, chunk: int, chunks: int) -> StepLanes:
         """The steps with what a chunk of so many has of their tokens: see `Members.of_chunk`."""
         assert self.members is not None
-        return self if chunks == 1 else replace(self, members=self.members.of_chunk(chunk, chunks))
+        return replace(self, members=self.members.of_chunk(chunk, chunks))

@@ -231,7 +231,8 @@ class RateTable:
             each = [table_of(steps.members.of_chunk(chunk, chunks)) for chunk in range(chunks)]
             members = each[0] if chunks == 1 else np.concatenate(each, axis=1)
             sizes[:, S_LOGITS] = steps.members.logits.sum(axis=0)
-            sizes[:, S_TOKENS : S_TOKENS + chunks] = np.stack([of[:, :, M_QUERY].sum(axis=1) for of in each], axis=1)
+            for chunk, of in enumerate(each):
+                sizes[:, S_TOKENS + chunk] = of[:, :, M_QUERY].sum(axis=1)
             for home in range(self._homes):
                 at = steps.members.home == home
                 for i, column in enumerate((steps.members.query, steps.members.logits)):
@@ -268,7 +269,10 @@ class RateTable:
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
     columns = (members.sequence, members.context, members.query, members.loads, members.home, members.kept)
-    return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
+    table = np.empty((*members.query.T.shape, MEMBER_FIELDS), dtype=np.int64)
+    for field, column in enumerate(columns):
+        table[:, :, field] = column.T
+    return table
 
 
 def fraction(rate: int) -> tuple[int, int]:

@@ -68,6 +68,7 @@ def test_tokens_of_all_members_are_cut_one_after_another() -> None:
     assert (first.loads.ravel().tolist(), second.loads.ravel().tolist()) == ([90, 15, 4], [90, 15, 9])
     assert (first.kept.ravel().tolist(), second.kept.ravel().tolist()) == ([91, 0, 0], [0, 0, 15])
     assert (first.sequence.ravel().tolist(), first.logits.ravel().tolist()) == ([3, 1, 7], [1, 1, 1])
+    assert whole.of_chunk(0, 1) is whole  # nothing is computed for steps that are not cut, which are most
 
 
 def graph_of(setup: Setup, batch: Batch) -> TaskGraph:
