@@ -226,6 +226,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "dict_type": "a mapping",
+    "list_type": "a list",
     "tuple_type": "a list",
     "too_short": "at least one item",
     "too_long": "at most {max_length} items",

@@ -101,7 +101,7 @@ class Study:
 
     def seeded(self, number: int, settings: Choice) -> Iterator[Point]:
         """A point with all seeds: that of its axis, if there is one over seeds."""
-        chosen = [value.column for axis, value in settings if axis.key == SEED]
+        chosen = [value.column for axis, value in settings if axis.key == SEED and isinstance(value.column, int)]
         for seed in chosen or range(self.base.seed, self.base.seed + self.repeats):
             yield Point(number, seed, settings)
 

@@ -167,6 +167,7 @@ def test_samples_are_even(written: Written, method: str) -> None:
         ("axes: {seed: 1..2 x999999}", r"2:14: seed: expected a count from 1 to 100,000, found 999999"),
         (f"axes: {{mapping.fit: 1..{'9' * 309} x3}}", r"2:\d+: .*expected numbers"),
         ("axes: {seed: 1..2}\nname: a/b", r"3:7: name: expected a name of at most 100 characters"),
+        ("cases: {a: {seed: 1}}", r"2:8: cases: expected a list, found a mapping"),
         ("axis: {seed: 1..2}", r"2:1: unknown key 'axis' \(did you mean 'axes'"),
     ],
 )
