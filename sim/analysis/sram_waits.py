@@ -58,7 +58,8 @@ def causes(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Causes:
     """The clocks of a log. Without a bound on SRAM they are not needed, and never run."""
     devices = len(log.machine.devices)
     if not bounded_sram:
-        return Causes(*2 * _clocks([np.zeros((2, 0), dtype=np.int64)] * devices))
+        begin, before, first = (np.zeros(size, dtype=np.int64) for size in (0, devices, devices + 1))
+        return Causes(begin, before, first, begin, before, first)
     services, each = viewed(services_of(log), compiled=compiled), log.machine.memories // devices
     serving = []
     for device in range(devices):
