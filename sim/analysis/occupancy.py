@@ -70,7 +70,11 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occupancy:
-    """devices: the SRAM of each. by_kind, the largest first, and by_layer, in order, split the waits of all exactly."""
+    """devices: the SRAM of each. by_kind, the largest first, and by_layer, in order, split the waits of all exactly.
+
+    Of several devices those waits are left out in which a device held no operand: its loads waited for space on others, which
+    take turns with it.
+    """
 
     devices: tuple[Space, ...]
     by_kind: tuple[Held, ...]

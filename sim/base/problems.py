@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ValidationError
@@ -123,7 +123,7 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             yield Problem(place, document.find(path)[1], f"expected {wording.words[inner, kind]}, found {show(found)}")
         elif kind == "literal_error":
             valid = re.findall(r"'([^']*)'", context["expected"])
-            yield Problem(place, path, one_of(valid, found))
+            yield Problem(place, path, one_of(valid, found) + _of_another(wording, inner, found))
         elif kind == "value_error":
             yield Problem(place, document.find(path)[1], str(context["error"]))
         else:
@@ -150,6 +150,23 @@ def _elsewhere(wording: Wording, keys: Sequence[str]) -> str:
         {dotted(path) for path in _paths(wording.root, ()) if path[-1] in keys}, key=lambda way: (way.count("."), way)
     )
     return f" (did you mean {' or '.join(found[:3])}?)" if found and not wording.at else ""
+
+
+def _of_another(wording: Wording, inner: KeyPath, found: object) -> str:
+    """The hint that a key of the same name in another section takes this value: `data` for `mapping.parallel.attention`."""
+    ways = [
+        f"{dotted(path)}: {found}"
+        for path in (() if wording.at else _paths(wording.root, ()))
+        if path[-1] == inner[-1] and found in _options(_fields(wording.root, path[:-1])[str(path[-1])].annotation)
+    ]
+    return f" (did you mean {' or '.join(ways)}?)" if ways else ""
+
+
+def _options(annotation: Any) -> list[object]:
+    """The values in an annotation such as `Literal["a", "b"] | None`."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [option for argument in get_args(annotation) for option in _options(argument)]
 
 
 def _alike(wording: Wording, key: str) -> list[str]:

@@ -173,7 +173,8 @@ def _held(result: Result) -> RenderableType:
         cells = format_bytes(each.byte_ps // found.wait), f"{each.wait / found.wait:.1%}"
         table.add_row(sram.title(each), *cells, *(format_time(each.wait_sram) for _ in itself))
     devices = (_spaces(found, machine), Text()) if len(found.devices) > 1 else ()
-    return Group(Text(sram.fullest(found, machine)), *devices, table)
+    kinds = table if found.by_kind else Text(f"Loads waited for {sram.ELSEWHERE}.")
+    return Group(Text(sram.fullest(found, machine)), *devices, kinds)
 
 
 def _spaces(found: Occupancy, machine: Machine) -> Fitting:

@@ -11,6 +11,9 @@ from sim.runs.result import Result
 
 NAMED = 4  # kinds of operands that the line of the summary names
 
+#: Space that loads waited for, where their own device held no operand meanwhile.
+ELSEWHERE = "space on other devices, while their own held nothing"
+
 
 def data(result: Result) -> dict[str, Any]:
     """The key `sram` of a summary, None if ops were not recorded; empty if SRAM is unbounded."""
@@ -51,8 +54,10 @@ def line(result: Result) -> str | None:
     most = fullest(found, result.log.machine)
     if not found.wait:
         return f"{most}; no load waited for space"
+    if not found.by_kind:
+        return f"{most}; loads waited for {ELSEWHERE}"
     named = ", ".join(f"{title(each)} {share(each, found)}" for each in found.by_kind[:NAMED])
-    return f"{most}; while loads waited for space, it held {named}"
+    return f"{most}; while loads waited for space, {'SRAM' if len(found.devices) > 1 else 'it'} held {named}"
 
 
 def fullest(found: Occupancy, machine: Machine) -> str:

@@ -62,7 +62,7 @@ def _check_budget(batching: ResolvedBatching, number: int, request: Request) -> 
         raise ConfigError(
             "workload.batching.max_tokens",
             f"expected at least {whole}, because sequence {number} is prefilled as a whole"
-            f"{' even after it was dropped' if again else ''}, found {most}; chunks would fit",
+            f"{' even after it was dropped' if again else ''}, found {most}; chunks would fit (workload.prefill.chunk)",
         )
 
 

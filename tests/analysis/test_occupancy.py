@@ -140,3 +140,20 @@ def test_byte_picoseconds_are_those_of_all_instants(graph: OpGraph, machine: dic
             assert sum(each.byte_ps for each in table) == sums.total()
     if len(found.devices) == 1:
         assert sorted(each.wait for each in found.by_kind) == sorted(shares.values())
+
+
+def test_a_load_that_waits_for_space_on_another_device_is_in_no_share() -> None:
+    """On device 1 k_proj loads 5 bytes of 5 and computes until 25; then v_proj is admitted, and with it o_proj on device 0.
+
+    Both waited for 25 ps: v_proj beside k_proj, o_proj beside nothing.
+    """
+    b = GraphBuilder()
+    first = b.add("act", flops=1)
+    b.add("k_proj", flops=20, weight=5)
+    b.add("o_proj", b.add("v_proj", first, flops=1, weight=5), flops=1, weight=5)
+    graph = b.graph()
+    ops = tuple(dataclasses.replace(op, device=int(op.kind in ("k_proj", "v_proj"))) for op in graph.ops)
+    graph = dataclasses.replace(graph, ops=ops)
+    found = found_in(graph, sram=5)
+    assert [(space.wait, space.wait_sram) for space in found.devices] == [(25, 25), (25, 20)], "the channel loads for 5"
+    assert rows(found) == [("weights", "k_proj", 125, 25, 20)]

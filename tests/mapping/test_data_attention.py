@@ -318,6 +318,7 @@ def test_a_saved_log(base, tmp_path) -> None:
     ("changes", "message"),
     [
         ({"expert": 1}, "expected 'expert: 4' .as many as 'tensor'. and 'dispatch: all_to_all' with 'attention: data', found"),
+        ({"tensor": 1, "expert": 1}, "expected 'tensor' above 1 with 'attention: data', found 1"),
         ({"dispatch": "all_gather"}, "with 'attention: data', found expert: 4 and dispatch: all_gather"),
         ({"sequence": True}, "expected sequence: false with 'attention: data', found true"),
         ({"pipeline": 2}, "expected pipeline: 1 with 'attention: data', found 2"),

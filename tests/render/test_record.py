@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 import sim
 import sim.scenario
-from sim.render import explain
+from sim.render import explain, sram
 from sim.render.trace.of_result import write_trace
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
@@ -101,4 +103,6 @@ def test_of_several_devices_each_says_how_full_its_sram_was() -> None:
     console.print(explain.render(result))
     text = console.export_text()
     assert "8.389 MB of 8.389 MB in use at most, on device 0" in text
+    nothing = SimpleNamespace(log=result.log, occupancy=replace(result.occupancy, by_kind=()))
+    assert sram.line(cast("sim.Result", nothing)).endswith("on device 0; loads waited for " + sram.ELSEWHERE)
     assert re.search(r"^device 1 +\d+\.\d% ", text, flags=re.MULTILINE)

@@ -180,6 +180,9 @@ def test_groups_repeat() -> None:
          "hardware.host.link: expected a mapping, such as {preset: pcie-5}, found 'pcie-5'"),
         ("dependency: known", "batching: {policy: static, kv: {evicted: @host}}",
          "workload.batching.kv.evicted: expected lost, or tiers: hardware.host and hardware.tiers, nearest first, found"),
+        ("heads: split", "heads: split\n  attention: @data",
+         "mapping.attention: expected one of batch, sequence, found 'data' "
+         "(did you mean mapping.parallel.attention: data?)"),
         ("heads: split", "heads: @spilt", "mapping.heads: expected one of fused, split, found 'spilt' (did you mean 'split'?)"),
         ("{detail: full}", "{window: @{start: 5 us, end: 5 us}}", "trace.window: expected an end after the start"),
         ("two-tokens-4-engines", "@../x", "name: expected a name of at most 100 characters without slashes"),

@@ -542,7 +542,7 @@ def test_what_is_dropped_is_prefilled_with_all_that_it_had() -> None:
     asked = [Request(context=0, prompt=30, tokens=6, arrival=0)]
     for full, blocks in (("recompute", None), ("wait", 9), ("swap", 9)):
         check_feasible(resolved(policy="continuous", max_tokens=32, blocks=blocks, block=8, full=full), asked)
-    message = "at least 35, because sequence 0 is prefilled as a whole even after it was dropped, found 34; chunks would fit"
+    message = "at least 35, because sequence 0 is prefilled as a whole even after it was dropped, found 34; .*prefill.chunk"
     with pytest.raises(InputError, match=message):
         check_feasible(resolved(policy="continuous", max_tokens=34, blocks=9, block=8, full="recompute"), asked)
     check_feasible(resolved(policy="continuous", max_tokens=35, blocks=9, block=8, full="recompute"), asked)

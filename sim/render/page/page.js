@@ -183,8 +183,8 @@ function blame() {
 /** Operands that held SRAM while loads waited for space, where it is bounded. */
 function sram() {
   const data = summary.sram;
-  $("sram").hidden = !data?.wait_ps;
-  if (!data?.wait_ps) return;
+  $("sram").hidden = !data?.by_kind.length;
+  if (!data?.by_kind.length) return;
   const columns = [["operands", (k) => (k.operand === "weights" ? `${k.kind} weights` : k.operand)],
     ["held on average", (k) => size(Math.round(k.byte_ps / data.wait_ps))], ["of the wait", (k) => share(k.wait_ps / data.wait_ps)]];
   if (data.wait_sram_ps) columns.push(["of it for SRAM itself", (k) => ps(k.wait_sram_ps)]);
