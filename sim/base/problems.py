@@ -103,7 +103,7 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
         inner, is_key = _way(detail["loc"], kind, wording.unions)
         path = wording.at + inner
         place = document.place(path, key=is_key)
-        if kind == "too_short" and found:
+        if kind == "too_short" and any(_within(other["loc"], detail["loc"]) for other in details):
             continue  # pydantic counts only the valid items; the others have errors of their own
         if kind == "missing":
             yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
@@ -132,10 +132,17 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
                 of_pattern = {**_PATTERNS, **wording.patterns}
                 expected = of_pattern.get(context["pattern"], "a text that matches {pattern}")
             expected = expected.format(range=_range(wording.root, inner), **context)
+            if kind == "too_short" and context["min_length"] > 1:
+                expected = f"at least {context['min_length']} items"
             if kind == "model_type":
                 expected = _mapping(_section(wording.root, inner), found) if inner else "a mapping"
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+def _within(inner: Sequence[int | str], outer: Sequence[int | str]) -> bool:
+    """Whether a path of pydantic leads into what another one leads to."""
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _longer_or_shorter(key: str, valid: Sequence[str]) -> str:

@@ -491,6 +491,7 @@ class TestRefused:
                 r"mapping.parallel.pipeline: expected 1 with a draft model",
             ),
             ({"mapping.parallel.layers": "[1, 2]"}, r"parallel.layers: expected a sum of 2, .* found 1 \+ 2 = 3"),
+            ({"mapping.parallel.layers": "[2]"}, r"parallel.layers: expected at least 2 items, found a list"),
             ({"mapping.parallel.layers": "[1, 2, 3]"}, r"expected as many 'layers' as stages \('pipeline: 2'\), found 3"),
         ],
     )  # fmt: skip
