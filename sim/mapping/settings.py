@@ -238,9 +238,9 @@ class Parallel(Section):
 
     def _refuse_what_is_not_apart(self) -> None:
         """Raise ValueError for what devices with sequences of their own do not do."""
-        if self.tensor == 1:
-            raise ValueError("expected 'tensor' above 1 with 'attention: data', found 1")
         if self.expert != self.tensor or not self.exchange:
+            if self.tensor == 1:
+                raise ValueError("expected 'tensor' above 1 with 'attention: data', found 1")
             message = f"'expert: {self.tensor}' (as many as 'tensor') and 'dispatch: all_to_all' with 'attention: data'"
             raise ValueError(f"expected {message}, found expert: {self.expert} and dispatch: {self.dispatch}")
         for name in ("pipeline", "prefill", "context", "overlap_chunks", "token_chunks", "sequence"):
@@ -255,7 +255,7 @@ class Parallel(Section):
     @property
     def homes(self) -> int:
         """Number of devices of a replica that have sequences of their own; 0 if all work on the same."""
-        return self.tensor if self.attention == "data" else 0
+        return self.tensor if self.attention == "data" and self.tensor > 1 else 0
 
     @property
     def exchange(self) -> bool:

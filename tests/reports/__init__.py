@@ -46,8 +46,11 @@ COLUMNS = {
     "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work", "launched"),
     "services": ("task", "channel", "start", "end", "work"),
     "steps": ("sequence", "token", "context", "graph", "first", "released", "end"),
-    "members": ("step", "sequence", "context", "query", "loads", "logits", "emitted"),
+    "members": ("step", "sequence", "context", "query", "loads", "logits", "emitted", "home"),
 }
+
+#: Columns that are part of the hash of a log only where they are not 0.
+OFTEN_ZERO = ("launched", "home")
 
 Number = int | float | str | None
 
@@ -98,12 +101,12 @@ def _waits(summary: Mapping[str, Any], resource: str) -> int | None:
 
 
 def digest(log: EventLog) -> str:
-    """SHA-256 of the columns of a log, whatever integer types they have; of launches only where there are some."""
+    """SHA-256 of the columns of a log, whatever integer types they have."""
     total = hashlib.sha256()
     for table, columns in COLUMNS.items():
         for column in columns:
             values = np.asarray(getattr(getattr(log, table), column), dtype="<i8")
-            if column != "launched" or values.any():
+            if column not in OFTEN_ZERO or values.any():
                 total.update(f"{table}.{column}".encode())
                 total.update(values.tobytes())
     return total.hexdigest()
