@@ -82,10 +82,11 @@ function breakdownChart({ bars: groups, words: [owner, one], alone }, parts, wid
 
 /** A value over the run: means over equal parts of it. makespan: end of the run, ps. units: of the value, the largest first; per: what
     follows them. The axis has one of them. */
-function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "" }, width) {
+function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "", within = false }, width) {
   const end = Math.min(values.length * step, Math.max(makespan, 1)), last = (values.length - 1) * step;
-  // The last part may reach beyond the end of the run: its mean is over what is in the run.
-  const points = values.map((value, i) => ({ at: i * step, value: i * step === last && end > last ? value * step / (end - last) : value }));
+  // The last part may reach beyond the end of the run: its mean is shown over what is in the run, as it is if `within`.
+  const longer = within || end <= last ? 1 : step / (end - last);
+  const points = values.map((value, i) => ({ at: i * step, value: i * step === last ? value * longer : value }));
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   points.push({ at: end, value: points.at(-1).value });
   const most = d3.max(points, (d) => d.value), [of, size] = units.find(([, s]) => most >= s) ?? units.at(-1);

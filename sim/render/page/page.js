@@ -148,7 +148,7 @@ function energy() {
     ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, moved(c), 0, 0]),
     ["device", 0, data.device_static_fj, 0]]));
   const { width_ps: width, watts } = data.power, box = $("energy-chart");
-  return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "power", { units: [["kW", 1e3], ["W", 1], ["mW", 1e-3]] }, box.clientWidth));
+  return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "power", { units: [["kW", 1e3], ["W", 1], ["mW", 1e-3]], within: true }, box.clientWidth));
 }
 
 function blame() {
