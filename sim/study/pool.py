@@ -117,7 +117,7 @@ class Processes:
         try:
             with without_main():
                 return self._pool.submit(work, item)
-        except OSError as error:  # the server was killed just now
+        except (OSError, EOFError) as error:  # the server was killed just now, before or after it was asked for a process
             sleep(ENOUGH)
             raise BrokenExecutor(str(error)) from error
 
