@@ -126,11 +126,10 @@ class Processes:
         self._start()
 
     def close(self, *, now: bool = False) -> None:
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=not now, cancel_futures=True)
-        if now:
-            for process in processes:
+        if now:  # first, so that the wait for them is short; a thread that is left may fail when this process ends
+            for process in list((self._pool._processes or {}).values()):
                 process.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
 
 class Growing:
