@@ -432,7 +432,6 @@ def test_a_killed_sweep_goes_on_where_it_was(written: Written, tmp_path: Path, n
     path, folder = written(MANY), tmp_path / "out"
     process = sweeping(path, folder, jobs)
     until_rows(folder, process, 1)
-    time.sleep(0.3)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     if number == signal.SIGINT:
