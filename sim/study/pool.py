@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import process as futures
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import wait
@@ -276,6 +277,8 @@ class InOrder:
 
 def _begin() -> None:
     """Set up a process: Ctrl-C goes to the one that waits for it, and it has one core, so that it starts no threads."""
+    wakeups: Any = vars(futures)["_threads_wakeups"]
+    wakeups.clear()  # of pools of the process that this is a fork of: it would write to their pipes at its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ[CORES] = "1"
