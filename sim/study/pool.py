@@ -277,7 +277,7 @@ class InOrder:
 
 def _begin() -> None:
     """Set up a process: Ctrl-C goes to the one that waits for it, and it has one core, so that it starts no threads."""
-    wakeups: Any = vars(futures)["_threads_wakeups"]
+    wakeups = vars(futures)["_threads_wakeups"]
     wakeups.clear()  # of pools of the process that this is a fork of: it would write to their pipes at its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
